@@ -1,0 +1,61 @@
+"""cachekit: a decorator and a client for caches on a ring of Memcached servers.
+
+>>> from cachekit import Cache
+>>> cache = Cache("memory:")
+>>> @cache(ttl="5m")
+... def square(n: int) -> int:
+...     return n * n
+>>> square(12)
+144
+"""
+
+from cachekit.cache import Cache, Stats
+from cachekit.errors import (
+    CacheError,
+    CodecError,
+    ConfigurationError,
+    DeadlineExceeded,
+    DecodeError,
+    ProtocolError,
+    Refused,
+    RequestError,
+    ServerError,
+    UnencodableError,
+    UnkeyableError,
+    Unreachable,
+)
+from cachekit.function import CachedFunction, Call, Explanation
+from cachekit.policy import Policy
+from cachekit.servers import Server, Tls
+from cachekit.tally import Info
+from cachekit.types import MISS, Key, Miss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MISS",
+    "Cache",
+    "CacheError",
+    "CachedFunction",
+    "Call",
+    "CodecError",
+    "ConfigurationError",
+    "DeadlineExceeded",
+    "DecodeError",
+    "Explanation",
+    "Info",
+    "Key",
+    "Miss",
+    "Policy",
+    "ProtocolError",
+    "Refused",
+    "RequestError",
+    "Server",
+    "ServerError",
+    "Stats",
+    "Tls",
+    "UnencodableError",
+    "UnkeyableError",
+    "Unreachable",
+    "__version__",
+]

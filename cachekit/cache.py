@@ -1,0 +1,291 @@
+"""``Cache``: what a user holds. It makes cached functions, and has the direct verbs.
+
+A ``Cache`` is cheap to make and touches nothing until it is used: an application can decorate its functions at import and
+say later, once, where the servers are.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+from cachekit.codecs import Packer, Registry, resolve, returns_of
+from cachekit.env import Env, logger
+from cachekit.errors import ConfigurationError
+from cachekit.expiry import parse_ttl
+from cachekit.function import CachedClassMethod, CachedFunction, CachedStaticMethod
+from cachekit.hooks import Hooks
+from cachekit.keys import KeyMaker, check_prefix, compile_keys
+from cachekit.policy import DEFAULTS, UNSET, Policy
+from cachekit.recipe import Recipe
+from cachekit.servers import Server, Target, parse_target
+from cachekit.sync.client import Verbs
+from cachekit.sync.fleet import Fleet
+from cachekit.tally import Info, Tally
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_MADE_AT_FIRST_USE = ("_fleet", "_env", "_packer", "_ttl", "_max_value_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a cache has done in this process: counts by function and of the direct verbs, and which servers are up.
+
+    ``embedded`` holds the embedded server's own counters, where the cache has one.
+    """
+
+    functions: dict[str, Info]
+    direct: Info
+    servers: dict[str, bool]
+    embedded: dict[str, int] | None
+
+
+class Cache(Verbs):
+    """A cache on a ring of Memcached servers, or on the embedded server of this process.
+
+    Args:
+        url: ``"memcached://host[:port[:weight]],…"``, ``"memcached+tls://…"``, ``"unix:///path"``, ``"memory:"``, or a list of
+            servers. None: the environment's ``CACHEKIT_URL`` at first use, else the embedded server.
+        prefix: stands before every key, and separates applications that share servers.
+        policy: what functions of this cache fall back on.
+        on_error: ``"degrade"``: direct verbs give their default on trouble; ``"raise"``: they raise it. Cached functions never do.
+
+    Raises ``ConfigurationError`` (a ``ValueError``). Never connects.
+
+    >>> from cachekit import Cache
+    >>> cache = Cache("memory:", prefix="shop")
+    >>> @cache(ttl="5m")
+    ... def price(item: int, *, currency: str = "EUR") -> str:
+    ...     return f"{item * 3} {currency}"
+    >>> price(7), price(7, currency="EUR"), price.info().hits
+    ('21 EUR', '21 EUR', 1)
+    >>> price.invalidate(7)
+    True
+    """
+
+    def __init__(
+        self,
+        url: str | Iterable[str | Server] | None = None,
+        *,
+        prefix: str = "",
+        policy: Policy | None = None,
+        on_error: Literal["degrade", "raise"] = "degrade",
+    ) -> None:
+        if on_error not in ("degrade", "raise"):
+            raise ConfigurationError(f"on_error={on_error!r}: 'degrade' or 'raise'")
+        check_prefix(prefix)
+        self.prefix = prefix
+        self.hooks = Hooks()
+        self.off = 0
+        self._prefix = prefix.encode()
+        self._raises = on_error == "raise"
+        self._target: Target | None = parse_target(url) if url is not None else None
+        self._policy = _checked(policy)
+        self._registry = Registry()
+        self._tally = Tally()
+        self._recipes: list[Recipe] = []
+        self._lock = threading.RLock()
+        if os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0"):
+            self.off = 1
+
+    def configure(self, url: str | Iterable[str | Server] | None = None, *, policy: Policy | None = None) -> None:
+        """Say where the servers are, and what policy holds, once, before the first use: for application factories.
+
+        Raises ``ConfigurationError`` when the cache is in use already.
+        """
+        with self._lock:
+            if "_fleet" in self.__dict__:
+                raise ConfigurationError("configure() comes too late: this cache has been used; call it before the first use")
+            if url is not None:
+                self._target = parse_target(url)
+            if policy is not None:
+                self._policy = _checked(policy)
+
+    def register(
+        self,
+        type: type[T],
+        *,
+        name: str | None = None,
+        encode: Callable[[T], object] | None = None,
+        decode: Callable[[Any], T] | None = None,
+    ) -> type[T]:
+        """Let values of this class be stored. ``encode`` gives plain data, ``decode`` takes it back; see the codecs' page."""
+        return self._registry.register(type, name=name, encode=encode, decode=decode)
+
+    # -- the decorator -----------------------------------------------------------------------------------------------
+
+    @overload
+    def __call__(self, function: staticmethod[P, R], /) -> CachedStaticMethod[P, R]: ...
+    @overload
+    def __call__(self, function: classmethod[Any, P, R], /) -> CachedClassMethod[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
+    @overload
+    def __call__(
+        self,
+        *,
+        ttl: Any = ...,
+        key: str | Callable[..., object] | None = ...,
+        ignore: Iterable[str] = ...,
+        namespace: str | Callable[..., str] | None = ...,
+        version: int | str | None = ...,
+        codec: Any = ...,
+        policy: Policy | None = ...,
+    ) -> Decorator: ...
+    def __call__(self, function: Any = None, /, **options: Any) -> Any:
+        """Decorate a function: ``@cache``, ``@cache()`` or ``@cache(ttl="5m", …)``.
+
+        Args:
+            ttl: how long a result is fresh, 300 s by default; see ``Policy``.
+            key: what tells two calls apart instead of all arguments: a template ``"user:{user_id}"`` or a callable of the arguments.
+            ignore: names of arguments that make no difference.
+            namespace: text, or a callable of the arguments, that stands before the function in the key.
+            version: a number or text to change when the result's meaning changes; ``"source"``: a fingerprint of the source.
+            codec: how values are written, by name or as a codec.
+            policy: a ``Policy`` for what is not said here.
+
+        Raises ``ConfigurationError`` (a ``ValueError``) for options that can't mean anything.
+        """
+        decorator = Decorator(self, **options)
+        return decorator if function is None else decorator(function)
+
+    def _recipe(self, function: Callable[..., Any], keys: KeyMaker, policy: Policy) -> Recipe:
+        """How the entries of ``function`` are kept, now that the cache is configured."""
+        chosen = policy.over(self._policy).over(DEFAULTS)
+        recipe = Recipe(
+            name=keys.name,
+            packer=Packer(resolve(chosen.codec, returns=returns_of(function), registry=self._registry)),
+            ttl=parse_ttl(chosen.ttl),
+            jitter=chosen.jitter,
+            lease_s=float(chosen.lease),
+            generations=(keys.generation,) if chosen.group else (),
+            max_value_bytes=self._max_value_bytes,
+        )
+        self._recipes.append(recipe)
+        return recipe
+
+    # -- off switches, statistics, the end ---------------------------------------------------------------------------
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Inside, cached functions just run, and store nothing: in this thread or task only. Direct verbs are not touched."""
+        with self._lock:
+            self.off += 1
+        token = _DISABLED.set((*_DISABLED.get(), id(self)))
+        try:
+            yield
+        finally:
+            _DISABLED.reset(token)
+            with self._lock:
+                self.off -= 1
+
+    def is_disabled(self) -> bool:
+        """Whether cached functions just run here: inside ``disabled()``, or under ``CACHEKIT_DISABLE=1``."""
+        return bool(self.off) and (id(self) in _DISABLED.get() or os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0"))
+
+    def stats(self) -> Stats:
+        """The counts of this process, and which servers are up."""
+        fleet = self._fleet
+        functions: dict[str, Info] = {recipe.name: recipe.tally.info() for recipe in self._recipes}
+        servers = {name: health.up for name, health in zip(fleet.names, fleet.health, strict=True)}
+        embedded = fleet.embedded.stats() if fleet.embedded is not None else None
+        return Stats(functions, self._tally.info(), servers, embedded)
+
+    def close(self) -> None:
+        """Close this thread's connections and end background work. Idempotent; a later use opens connections again."""
+        fleet = self.__dict__.get("_fleet")
+        if fleet is not None:
+            fleet.close()
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        fleet = self.__dict__.get("_fleet")
+        where = ", ".join(fleet.names) if fleet is not None else "not used yet"
+        return f"<Cache {self.prefix!r} on {where}>" if self.prefix else f"<Cache on {where}>"
+
+    def __getattr__(self, name: str) -> Any:
+        # Asked only for what is not there yet: the first use makes it, and every later one finds it at no cost.
+        if name not in _MADE_AT_FIRST_USE:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        with self._lock:
+            if "_fleet" not in self.__dict__:
+                self._begin()
+        return self.__dict__[name]
+
+    def _begin(self) -> None:
+        target = self._target if self._target is not None else parse_target(os.environ.get("CACHEKIT_URL") or None)
+        chosen = self._policy.over(DEFAULTS)
+        self._packer = Packer(resolve(chosen.codec, returns=None, registry=self._registry))
+        self._ttl = parse_ttl(chosen.ttl)
+        self._max_value_bytes = target.options.max_value_bytes
+        fleet = Fleet(target, self.hooks)
+        self._env = Env(fleet.names, self.hooks)
+        fleet.on_fork = self._env.forked
+        if fleet.embedded is not None:
+            logger.info("cachekit: the embedded server of this process holds the cache; its invalidations stay in this process")
+        self._fleet = fleet
+
+
+class Decorator:
+    """``@cache(…)`` with its options, waiting for the function."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        *,
+        ttl: Any = UNSET,
+        key: str | Callable[..., object] | None = None,
+        ignore: Iterable[str] = (),
+        namespace: str | Callable[..., str] | None = None,
+        version: int | str | None = None,
+        codec: Any = UNSET,
+        policy: Policy | None = None,
+    ) -> None:
+        self._cache = cache
+        self._policy = Policy(ttl=ttl, codec=codec).over(_checked(policy))
+        self._keys = {"key": key, "ignore": ignore, "namespace": namespace, "version": version}
+
+    @overload
+    def __call__(self, function: staticmethod[P, R], /) -> CachedStaticMethod[P, R]: ...
+    @overload
+    def __call__(self, function: classmethod[Any, P, R], /) -> CachedClassMethod[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
+    def __call__(self, function: Any, /) -> Any:
+        inner = function.__func__ if isinstance(function, staticmethod | classmethod) else function
+        if not callable(inner):
+            raise ConfigurationError(f"@cache decorates a function, not {type(inner).__name__}")
+        name = getattr(inner, "__qualname__", type(inner).__name__)
+        if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
+            raise ConfigurationError(f"{name} is async: this version of cachekit caches sync functions only")
+        if inspect.isgeneratorfunction(inner):
+            raise ConfigurationError(f"{name} is a generator: return a list, which can be stored")
+        keys = compile_keys(inner, prefix=self._cache.prefix, **self._keys)  # type: ignore[arg-type]
+        kind = CachedStaticMethod if isinstance(function, staticmethod) else CachedFunction
+        cached = kind(self._cache, inner, keys, self._policy)
+        return CachedClassMethod(cached) if isinstance(function, classmethod) else cached
+
+
+def _checked(policy: Policy | None) -> Policy:
+    if policy is None:
+        return Policy()
+    if not isinstance(policy, Policy):
+        raise ConfigurationError(f"policy={policy!r}: a cachekit.Policy")
+    return policy
+
+
+_DISABLED: ContextVar[tuple[int, ...]] = ContextVar("cachekit_disabled", default=())

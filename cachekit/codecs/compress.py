@@ -1,0 +1,126 @@
+"""Compression above a threshold, and unpacking that can't be made to eat memory.
+
+A packed payload is ``u32 unpacked size | stream``. The size is checked against the cap before anything is unpacked,
+and the stream may yield exactly that many bytes: a bomb that tells the truth is refused at once, one that lies is cut
+off at the size it gave. zstd frames must name the same size in their own header, so that the C library allocates once
+and never more.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+from cachekit.codecs import flags, zstd
+from cachekit.errors import ConfigurationError, DecodeError
+
+_SIZE: Final = Struct(">I")
+_STEP: Final = 1 << 18
+
+Method = tuple[Callable[[bytes], bytes], Callable[[bytes, int], bytes]]
+"""(squeeze, expand); expand takes a stream and the size that it must have, and raises for anything else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """When to compress, and how much a stored value may unpack to.
+
+    min_bytes: payloads of at least that many bytes are compressed; None: never.
+    min_raw_bytes: the same for values that are ``bytes`` already: mostly images or packed data, so by default only
+    where the item limit of a server (1 MiB) comes near.
+    method: "zstd", "zlib", or "auto": zstd where there is one.
+    max_unpacked_bytes: what a stored value may unpack to; more is a DecodeError.
+    """
+
+    min_bytes: int | None = 2048
+    min_raw_bytes: int | None = 1_000_000
+    method: str = "auto"
+    max_unpacked_bytes: int = 8 << 20
+
+    def __post_init__(self) -> None:
+        if self.method not in ("auto", "zstd", "zlib"):
+            raise ConfigurationError(f"compression method {self.method!r} is none of auto, zstd, zlib")
+        if not 0 < self.max_unpacked_bytes < 1 << 32:
+            raise ConfigurationError("max_unpacked_bytes must be between 1 and 2**32 - 1")
+        if self.method == "zstd" and flags.ZSTD not in METHODS:
+            raise ConfigurationError(
+                "compression method 'zstd' needs Python 3.14 or the extra cachekit-memcached[zstd]"
+            )
+
+    def threshold(self, format_id: int) -> int | None:
+        """From how many bytes on a payload of this format is compressed; None: never."""
+        return self.min_raw_bytes if format_id == flags.BYTES else self.min_bytes
+
+    def writer(self) -> int:
+        """The method that new values are compressed with: flags.ZLIB or flags.ZSTD."""
+        if self.method == "auto":
+            return flags.ZSTD if flags.ZSTD in METHODS else flags.ZLIB
+        return flags.ZSTD if self.method == "zstd" else flags.ZLIB
+
+
+def squeeze(payload: bytes, method: int, *, limit: int) -> bytes | None:
+    """The packed payload, or None where that would not be smaller, or could not be read back under ``limit`` bytes."""
+    if len(payload) > limit:
+        return None
+    packed = METHODS[method][0](payload)
+    return _SIZE.pack(len(payload)) + packed if len(packed) + _SIZE.size < len(payload) else None
+
+
+def expand(packed: bytes, method: int, *, limit: int) -> bytes:
+    """What was squeezed. A bomb costs at most ``limit`` bytes of memory and half a MiB more.
+
+    method: flags.ZLIB or flags.ZSTD.
+    Raises DecodeError for damaged streams, sizes over ``limit``, and a method that is not installed here.
+    """
+    known = METHODS.get(method)
+    if known is None:
+        raise DecodeError("a value was compressed with zstd, and this process has none: cachekit-memcached[zstd]")
+    if len(packed) < _SIZE.size:
+        raise DecodeError("a compressed value is cut short")
+    size: int = _SIZE.unpack_from(packed)[0]
+    if size > limit:
+        raise DecodeError(f"a compressed value would unpack to {size} bytes; the limit is {limit}")
+    try:
+        return known[1](packed[_SIZE.size :], size)
+    except DecodeError:
+        raise
+    except Exception as error:  # each library has an error tree of its own
+        raise DecodeError(f"a compressed value is damaged: {error}") from error
+
+
+def _zlib_squeeze(payload: bytes) -> bytes:
+    return zlib.compress(payload, 1)
+
+
+def _zlib_expand(stream: bytes, size: int) -> bytes:
+    """Small values in one call; large ones in steps, since zlib's own growing buffer would hold a bomb twice."""
+    inflater = zlib.decompressobj()
+    if size <= _STEP:
+        out = inflater.decompress(stream, size + 1)
+        return _exact(out, size, ended=inflater.eof, rest=inflater.unused_data)
+    buffer = bytearray(size)
+    at = 0
+    while not inflater.eof:
+        chunk = inflater.decompress(stream, _STEP)
+        if (not chunk and not inflater.eof) or at + len(chunk) > size:
+            raise DecodeError("a compressed value is longer than it says, or cut short")
+        buffer[at : at + len(chunk)] = chunk
+        at += len(chunk)
+        stream = inflater.unconsumed_tail
+    return _exact(buffer if at == size else b"", size, ended=True, rest=inflater.unused_data)
+
+
+def _exact(out: bytes | bytearray, size: int, *, ended: bool, rest: bytes) -> bytes:
+    if len(out) != size or not ended or rest:
+        raise DecodeError(f"a compressed value says {size} bytes and is not that")
+    return bytes(out)
+
+
+METHODS: Final[dict[int, Method]] = {flags.ZLIB: (_zlib_squeeze, _zlib_expand)}
+"""What this process can compress and unpack with."""
+
+if (_zstd := zstd.find()) is not None:
+    METHODS[flags.ZSTD] = _zstd

@@ -1,0 +1,100 @@
+"""The header before every cached function's value: whose it is, how old, how fresh, and under which generations.
+
+::
+
+    offset  size  field
+         0     1  version, 1
+         1     1  n, number of generations, at least 1
+         2     2  header length in bytes: the payload begins there
+         4    16  fingerprint: the last 16 characters of the wire key
+        20     8  created, ms since 1970
+        28     8  ttl in ms; 2**64 - 1 = for ever
+        36     8  stale in ms
+        44     8  stale_if_error in ms
+        52     4  hard end in s, the T that was stored; 0 = never
+        56     4  delta in µs: how long the fill ran, capped
+        60   8 n  generations; the first is the function's, 0 = not asked
+    60 + 8 n      what later versions may add, up to the header length
+
+All numbers are unsigned and big-endian. One ``HEAD.unpack_from(data)`` reads everything up to the first generation,
+which is all that a plain hit needs; nothing of the value is copied or decoded before its header has been judged.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+from cachekit.errors import DecodeError
+
+VERSION: Final = 1
+FOREVER: Final = 2**64 - 1
+MAX_GENERATIONS: Final = 255
+FINGERPRINT_BYTES: Final = 16
+
+HEAD: Final = struct.Struct(">BBH16sQQQQIIQ")
+"""version, n, header length, fingerprint, created, ttl, stale, stale_if_error, hard, delta, first generation."""
+
+_FIXED: Final = HEAD.size - 8
+_U32_MAX: Final = 2**32 - 1
+
+
+class Header(NamedTuple):
+    """What a cached value is judged by. Times end in their unit."""
+
+    fingerprint: bytes
+    created_ms: int
+    ttl_ms: int = FOREVER
+    stale_ms: int = 0
+    stale_if_error_ms: int = 0
+    hard_s: int = 0
+    delta_us: int = 0
+    generations: tuple[int, ...] = (0,)
+
+
+def fingerprint(key: bytes) -> bytes:
+    """The 16 bytes that tie a value to its key: the end of the key's digest, 96 bits of BLAKE2b.
+
+    key: the wire key, at least 16 bytes.
+    """
+    return key[-FINGERPRINT_BYTES:]
+
+
+def seal(header: Header, payload: bytes) -> bytes:
+    """The bytes to store: header, then payload.
+
+    header: 1–255 generations; ``delta_us`` is capped, every other number must fit its field.
+    payload: as a ``Packer`` made it.
+    Raises ValueError for a header that can't be written.
+    """
+    own, created_ms, ttl_ms, stale_ms, stale_if_error_ms, hard_s, delta_us, generations = header
+    count = len(generations)
+    if len(own) != FINGERPRINT_BYTES or not 0 < count <= MAX_GENERATIONS:
+        raise ValueError(f"a header needs a fingerprint of 16 bytes and 1–255 generations: {header!r}")
+    numbers = (created_ms, ttl_ms, stale_ms, stale_if_error_ms, hard_s, min(delta_us, _U32_MAX), generations[0])
+    try:
+        head = HEAD.pack(VERSION, count, _FIXED + 8 * count, own, *numbers)
+        if count == 1:
+            return head + payload
+        return head + struct.Struct(f">{count - 1}Q").pack(*generations[1:]) + payload
+    except struct.error as error:
+        raise ValueError(f"a number in the header does not fit its field: {header!r}") from error
+
+
+def open_envelope(data: bytes) -> tuple[Header, int]:
+    """The header, and the offset at which the payload begins.
+
+    data: a stored value whose client flags have the enveloped bit.
+    Raises DecodeError for bytes that are no header of a known version.
+    """
+    if len(data) < HEAD.size:
+        raise DecodeError(f"an envelope of {len(data)} bytes is cut short; it takes at least {HEAD.size}")
+    version, count, length, own, created, ttl, stale, if_error, hard, delta, first = HEAD.unpack_from(data)
+    if version != VERSION:
+        raise DecodeError(f"envelope version {version} is not known; this cachekit reads version {VERSION}")
+    if not count or not _FIXED + 8 * count <= length <= len(data):
+        raise DecodeError(f"an envelope with {count} generations can't have {length} of {len(data)} bytes")
+    generations: tuple[int, ...] = (first,)
+    if count > 1:
+        generations += struct.Struct(f">{count - 1}Q").unpack_from(data, HEAD.size)
+    return Header(own, created, ttl, stale, if_error, hard, delta, generations), length

@@ -1,0 +1,80 @@
+"""Fills under way in this process, so that its threads wait for one another and not each for the server.
+
+A flight is known by the key *and* the CAS number of the lease it runs under: a caller who arrives after an invalidation
+finds a new lease on the server, with another number, and so can never join a run that began before it. Only while
+a key's server can't be asked, where no lease can be had, flights are known by the key alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+
+class Flight:
+    """One run of the function that others may wait for. ``payload`` is the packed result (client flags, bytes) where it
+    could be packed, so that each waiter unpacks a copy of his own; ``value`` serves where it could not."""
+
+    __slots__ = ("_done", "error", "landed", "payload", "value", "waiters")
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self.waiters = 0
+        self.landed = False
+        self.value: Any = None
+        self.payload: tuple[int, bytes] | None = None
+        self.error: BaseException | None = None
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end; False when it has not come within ``timeout_s`` seconds."""
+        return self._done.wait(timeout_s)
+
+    def end(self) -> None:
+        self._done.set()
+
+
+class Flights:
+    """The flights of one cache. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flights: dict[tuple[bytes, int | None], Flight] = {}
+
+    def board(self, key: bytes, cas: int | None) -> tuple[Flight, bool]:
+        """The flight of this key and lease, and whether the caller is its pilot: the one who runs the function."""
+        with self._lock:
+            flight = self._flights.get((key, cas))
+            if flight is not None:
+                flight.waiters += 1
+                return flight, False
+            flight = self._flights[key, cas] = Flight()
+            return flight, True
+
+    def find(self, key: bytes, cas: int | None) -> Flight | None:
+        """The flight of this key and lease, if it is under way here."""
+        with self._lock:
+            flight = self._flights.get((key, cas))
+            if flight is not None:
+                flight.waiters += 1
+            return flight
+
+    def land(self, key: bytes, cas: int | None, value: Any, payload: tuple[int, bytes] | None) -> None:
+        """The function returned: wake the waiters with its result."""
+        flight = self._take_off_the_board(key, cas)
+        if flight is not None:
+            flight.value, flight.payload, flight.landed = value, payload, True
+            flight.end()
+
+    def crash(self, key: bytes, cas: int | None, error: BaseException | None) -> None:
+        """The run ended without a result: its waiters raise ``error``, or compete again where it is None."""
+        flight = self._take_off_the_board(key, cas)
+        if flight is not None:
+            flight.error = error
+            flight.end()
+
+    def _take_off_the_board(self, key: bytes, cas: int | None) -> Flight | None:
+        with self._lock:
+            return self._flights.pop((key, cas), None)
+
+    def __len__(self) -> int:
+        return len(self._flights)

@@ -1,0 +1,353 @@
+"""A decorated function: what a caller calls, and the verbs that stand on it.
+
+``CachedFunction`` is an object of its own and not a closure, so that it can carry the verbs with the function's own
+signature, be bound like a method, and pickle by reference. A hit is one call of the key maker and one of the reader.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from cachekit.codecs.flags import describe
+from cachekit.env import Job
+from cachekit.errors import ConfigurationError, DecodeError, ServerError
+from cachekit.flows import refresh
+from cachekit.hooks import Invalidate
+from cachekit.keys import KeyMaker
+from cachekit.meta import Reply, md
+from cachekit.ops import Exchange, Replies
+from cachekit.policy import Policy, Verdict, age_ms
+from cachekit.recipe import Recipe
+from cachekit.sync import bulk
+from cachekit.sync.drive import run
+from cachekit.sync.reader import Reader, reader
+from cachekit.sync.window import gather
+from cachekit.tally import Info
+from cachekit.types import MISS, Key, Miss
+
+if TYPE_CHECKING:
+    from cachekit.cache import Cache
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R]):
+    """One call of a cached function, with its arguments bound but not yet made; ``function.bind(…)`` makes one."""
+
+    function: CachedFunction[..., R]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        """The key of this call's entry."""
+        return self.function.key(*self.args, **self.kwargs)
+
+    def __call__(self) -> R:
+        return self.function(*self.args, **self.kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where an entry is and what is the matter with it.
+
+    ``state``: fresh, expired, invalidated, garbage, absent, being filled, or unreachable. Ages and ttls are in seconds, ``ttl_s``
+    None: for ever. ``size_bytes`` counts the stored value with its header; ``fill_s`` is how long the function ran for it.
+    """
+
+    key: Key
+    server: str
+    state: str
+    age_s: float | None = None
+    ttl_s: float | None = None
+    size_bytes: int | None = None
+    format: str | None = None
+    fill_s: float | None = None
+
+
+class CachedFunction(Generic[P, R]):
+    """A function whose results are kept; made by ``@cache``. Calling it returns the stored result or runs the function."""
+
+    def __init__(
+        self, cache: Cache, function: Callable[..., R], keys: KeyMaker, policy: Policy
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self._cache = cache
+        self._function = function
+        self._keys = keys
+        self._make = keys.make
+        self._policy = policy
+        self._recipe: Recipe | None = None
+        self._read: Reader = self._first_read
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._cache.off:
+            if self._cache.is_disabled():
+                return self._function(*args, **kwargs)
+        return self._read(self._make(*args, **kwargs), self._function, args, kwargs)  # type: ignore[no-any-return]
+
+    # -- one entry ---------------------------------------------------------------------------------------------------
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> Key:
+        """The key of this call's entry, exactly as it is on the wire. Raises ``UnkeyableError``."""
+        return Key(self._make(*args, **kwargs).decode())
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Remove this call's entry, and void any fill of it under way.
+
+        True once its server has acknowledged: from then no caller anywhere gets a value computed before. False: the server could
+        not be asked, and the entry may still be served until its ttl ends.
+        """
+        cache, key = self._cache, self._make(*args, **kwargs)
+        index = cache._fleet.ring.index(key)
+        opaque = cache._env.opaque()
+        acknowledged = False
+        try:
+            replies = cache._fleet.exchange(Exchange(index, md(key, b"O%d" % opaque), 1, opaque, retry=True))
+            acknowledged = replies.replies[0].code in ("HD", "NF")
+        except ServerError as error:
+            cache._env.trouble(self._job(key, args, kwargs), error)
+        self._tell(key.decode(), acknowledged)
+        return acknowledged
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function now, store what it returns, and return it. An invalidation during the run still wins."""
+        job = self._job(self._make(*args, **kwargs), args, kwargs)
+        return run(refresh(job, self._cache._env), self._cache._fleet)  # type: ignore[no-any-return]
+
+    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | Miss:
+        """What is stored and fresh, else ``MISS``. Never runs the function and never takes a lease."""
+        key = self._make(*args, **kwargs)
+        return self._stored([key]).get(key, MISS)  # type: ignore[no-any-return]
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Where this call's entry is, how old, how large, and why it would or would not be served. Changes nothing."""
+        key = self._make(*args, **kwargs)
+        cache, recipe = self._cache, self._ready()
+        where = (Key(key.decode()), cache._fleet.names[cache._fleet.ring.index(key)])
+        found: dict[bytes, Reply] = {}
+        errors: list[ServerError] = []
+        generations = self._look([key], found, errors)
+        if errors:
+            return Explanation(*where, "unreachable")
+        if key not in found:
+            return Explanation(*where, "absent")
+        reply = found[key]
+        judgement = recipe.judge(reply, generations.get(cache._fleet.ring.index(key), ()), key, cache._env.now())
+        if judgement.header is None:
+            return Explanation(*where, judgement.verdict.value, size_bytes=len(reply.value or b""))
+        header = judgement.header
+        return Explanation(
+            *where,
+            judgement.verdict.value,
+            age_s=age_ms(header, None, cache._env.now()) / 1000,
+            ttl_s=None if header.ttl_ms == 2**64 - 1 else header.ttl_ms / 1000,
+            size_bytes=len(reply.value or b""),
+            format=describe(reply.client_flags or 0),
+            fill_s=header.delta_us / 1e6,
+        )
+
+    # -- many entries ------------------------------------------------------------------------------------------------
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """This call, to be made later or by ``many``. Raises ``TypeError`` now for arguments that don't fit."""
+        self._keys.bind(*args, **kwargs)
+        return Call(self, args, kwargs)
+
+    def many(self, calls: Iterable[Call[R]]) -> list[R]:
+        """The results of many calls, in their order: one window of reads over all servers, then one run for each miss."""
+        wanted = list(calls)
+        keys = [self._make(*call.args, **call.kwargs) for call in wanted]
+        if self._cache.is_disabled():
+            return [call() for call in wanted]
+        stored = self._stored(keys)
+        self._ready().tally.hits += sum(key in stored for key in keys)
+        return [stored[key] if key in stored else call() for key, call in zip(keys, wanted, strict=True)]
+
+    def invalidate_all(self) -> bool:
+        """Void every entry of this function, on every server, at a cost that does not depend on how many there are.
+
+        True once every server has acknowledged; False: at least one could not be asked. Raises ``ConfigurationError``
+        where the policy says ``group=False``.
+        """
+        recipe, cache = self._ready(), self._cache
+        if not recipe.generations:
+            raise ConfigurationError(f"{self._keys.name}: invalidate_all() needs a generation; take group=False out of its policy")
+        generation = recipe.generations[0]
+        asks = []
+        for index in range(len(cache._fleet.servers)):
+            opaque = cache._env.opaque()
+            asks.append(Exchange(index, md(generation, b"O%d" % opaque), 1, opaque, retry=True))
+        outcomes = gather(asks, cache._fleet)
+        acknowledged = all(isinstance(o, Replies) and o.replies[0].code in ("HD", "NF") for o in outcomes)
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, ServerError):
+                cache._env.trouble(Job(recipe, generation, index, self._function), outcome)
+        self._tell(generation.decode(), acknowledged)
+        return acknowledged
+
+    def info(self) -> Info:
+        """What this function's calls came to in this process: hits, misses, fills, waits, errors, seconds saved."""
+        return self._ready().tally.info()
+
+    @property
+    def uncached(self) -> Callable[P, R]:
+        """The function itself."""
+        return self._function
+
+    # -- being a function --------------------------------------------------------------------------------------------
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> CachedFunction[P, R]: ...
+    @overload
+    def __get__(
+        self: CachedFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
+    ) -> BoundFunction[Q, R]: ...
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
+        return self if instance is None else BoundFunction(self, instance)
+
+    def __reduce__(self) -> str:
+        return self.__qualname__
+
+    def __repr__(self) -> str:
+        return f"<cached {self._keys.name}{inspect.signature(self._function)}>"
+
+    # -- how ---------------------------------------------------------------------------------------------------------
+
+    def _ready(self) -> Recipe:
+        """The recipe, made at first use, when the cache is configured."""
+        if self._recipe is None:
+            self._recipe = self._cache._recipe(self._function, self._keys, self._policy)
+        return self._recipe
+
+    def _first_read(self, key: bytes, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        recipe = self._ready()
+        self._read = reader(recipe, self._cache._fleet, self._cache._env)
+        return self._read(key, function, args, kwargs)
+
+    def _job(self, key: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+        compute = functools.partial(self._function, *args, **kwargs)
+        return Job(self._ready(), key, self._cache._fleet.ring.index(key), compute)
+
+    def _look(self, keys: list[bytes], found: dict[bytes, Reply], errors: list[ServerError]) -> dict[int, tuple[int, ...]]:
+        """Put what is stored under ``keys`` into ``found``; returns each server's generations. Takes no lease."""
+
+        def take(key: bytes, flags: int, payload: bytes, cas: int) -> None:
+            found[key] = Reply("VA", payload, key, cas, client_flags=flags)
+
+        recipe = self._ready()
+        record = recipe.generations[0] if recipe.generations else None
+        return bulk.fetch(keys, self._cache._fleet, take, lambda _, error: errors.append(error), b"gets", record)
+
+    def _stored(self, keys: list[bytes]) -> dict[bytes, Any]:
+        """The values under those ``keys`` that have a fresh one."""
+        cache, recipe = self._cache, self._ready()
+        found: dict[bytes, Reply] = {}
+        errors: list[ServerError] = []
+        generations = self._look(keys, found, errors)
+        recipe.tally.errors += len(errors)
+        values: dict[bytes, Any] = {}
+        for key, reply in found.items():
+            numbers = generations.get(cache._fleet.ring.index(key), ()) if recipe.generations else ()
+            judgement = recipe.judge(reply, numbers, key, cache._env.now())
+            if judgement.verdict is Verdict.FRESH:
+                try:
+                    values[key] = recipe.open(reply, judgement)
+                except DecodeError:
+                    recipe.tally.errors += 1
+        return values
+
+    def _tell(self, key: str, acknowledged: bool) -> None:
+        hooks = self._cache.hooks
+        if hooks.on_invalidate:
+            hooks.on_invalidate.emit(Invalidate(self._keys.name, key, acknowledged))
+
+
+class CachedStaticMethod(CachedFunction[P, R]):
+    """A cached ``staticmethod``: bound to nothing."""
+
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:  # type: ignore[override]
+        return self
+
+
+class CachedClassMethod(Generic[P, R]):
+    """A cached ``classmethod``: bound to the class, from the class and from its instances alike."""
+
+    def __init__(self, function: CachedFunction[..., R]) -> None:
+        self.__func__ = function
+        functools.update_wrapper(self, function)
+
+    def __get__(self, instance: Any, owner: type | None = None, /) -> BoundFunction[P, R]:
+        return BoundFunction(self.__func__, owner if owner is not None else type(instance))
+
+
+class BoundFunction(Generic[P, R]):
+    """A cached method of one object (or class): the function's verbs, with that object put first."""
+
+    def __init__(self, function: CachedFunction[..., R], owner: Any) -> None:
+        self.__func__ = function
+        self.__self__ = owner
+        self.__wrapped__ = functools.partial(function.uncached, owner)
+        self.__name__: str = function.__name__
+        self.__doc__ = function.__doc__
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> Key:
+        """See ``CachedFunction.key``."""
+        return self.__func__.key(self.__self__, *args, **kwargs)
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """See ``CachedFunction.invalidate``."""
+        return self.__func__.invalidate(self.__self__, *args, **kwargs)
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """See ``CachedFunction.refresh``."""
+        return self.__func__.refresh(self.__self__, *args, **kwargs)
+
+    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | Miss:
+        """See ``CachedFunction.peek``."""
+        return self.__func__.peek(self.__self__, *args, **kwargs)
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """See ``CachedFunction.explain``."""
+        return self.__func__.explain(self.__self__, *args, **kwargs)
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """See ``CachedFunction.bind``."""
+        return self.__func__.bind(self.__self__, *args, **kwargs)
+
+    def many(self, calls: Iterable[Call[R]]) -> list[R]:
+        """See ``CachedFunction.many``."""
+        return self.__func__.many(calls)
+
+    def invalidate_all(self) -> bool:
+        """Void every entry of the function, those of all other objects included."""
+        return self.__func__.invalidate_all()
+
+    def info(self) -> Info:
+        """See ``CachedFunction.info``; all objects share one."""
+        return self.__func__.info()
+
+    @property
+    def uncached(self) -> Callable[P, R]:
+        """The method itself."""
+        return self.__wrapped__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BoundFunction) and other.__func__ is self.__func__ and other.__self__ == self.__self__
+
+    def __hash__(self) -> int:
+        return hash((id(self.__func__), self.__self__))
+
+    def __repr__(self) -> str:
+        return f"<bound {self.__func__!r} of {type(self.__self__).__name__}>"

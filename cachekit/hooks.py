@@ -1,0 +1,136 @@
+"""Events for whoever wants to watch a cache: metrics, tracing, tests. Free when nobody listens.
+
+A listener is a plain callable that takes one frozen event. It runs in the caller's thread, so it should be quick; what it
+raises is logged once and dropped, since watching a cache must never break it. Events never carry arguments or values.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+E = TypeVar("E")
+logger = logging.getLogger("cachekit")
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A stored value was served. ``age_s`` is its age in seconds."""
+
+    function: str
+    key: str
+    server: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Nothing usable was stored. ``reason``: absent, expired, invalidated, garbage."""
+
+    function: str
+    key: str
+    server: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A caller waited ``seconds`` for a value that another one computed."""
+
+    function: str
+    key: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """The function ran for ``seconds``. ``stored`` says whether the result went in, ``reason`` why not."""
+
+    function: str
+    key: str
+    seconds: float
+    stored: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidate:
+    """An invalidation of one key, or of a function's every entry. ``acknowledged``: every server concerned said so."""
+
+    function: str
+    key: str
+    acknowledged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A server failed, refused or made no sense; the caller did not notice."""
+
+    server: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """A server was marked down (``up`` False) or came back (``up`` True)."""
+
+    server: str
+    up: bool
+
+
+class Event(Generic[E]):
+    """The listeners of one kind of event. Calling it with a function adds that function; it serves as a decorator."""
+
+    __slots__ = ("_broken", "listeners")
+
+    def __init__(self) -> None:
+        self.listeners: tuple[Callable[[E], Any], ...] = ()
+        self._broken = False
+
+    def __bool__(self) -> bool:
+        return bool(self.listeners)
+
+    def __call__(self, listener: Callable[[E], Any]) -> Callable[[E], Any]:
+        self.listeners = (*self.listeners, listener)
+        return listener
+
+    def remove(self, listener: Callable[[E], Any]) -> None:
+        """Take ``listener`` away; nothing happens when it is not there."""
+        self.listeners = tuple(known for known in self.listeners if known is not listener)
+
+    def emit(self, event: E) -> None:
+        for listener in self.listeners:
+            try:
+                listener(event)
+            except Exception:
+                if not self._broken:
+                    self._broken = True
+                    logger.warning("a cachekit hook raised; its further errors are not logged", exc_info=True)
+
+
+class Hooks:
+    """Every event of one cache: ``cache.hooks.on_hit(listener)`` adds a listener, also as a decorator.
+
+    >>> from cachekit import Cache
+    >>> cache = Cache("memory:")
+    >>> seen = []
+    >>> listener = cache.hooks.on_fill(seen.append)
+    >>> @cache
+    ... def square(n: int) -> int:
+    ...     return n * n
+    >>> square(3), square(3), len(seen)
+    (9, 9, 1)
+    """
+
+    __slots__ = ("on_fill", "on_hit", "on_invalidate", "on_miss", "on_server", "on_trouble", "on_wait")
+
+    def __init__(self) -> None:
+        self.on_hit: Event[Hit] = Event()
+        self.on_miss: Event[Miss] = Event()
+        self.on_wait: Event[Wait] = Event()
+        self.on_fill: Event[Fill] = Event()
+        self.on_invalidate: Event[Invalidate] = Event()
+        self.on_trouble: Event[Trouble] = Event()
+        self.on_server: Event[ServerState] = Event()

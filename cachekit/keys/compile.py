@@ -1,0 +1,265 @@
+"""A function's key maker, generated once at decoration.
+
+What is generated for ``def report(user_id, *, month)`` is, with readable names::
+
+    def report(user_id, *, month):
+        if (type(user_id) in SCALARS or type(user_id) is float and user_id == user_id) and (…month…):
+            state = identity()                      # a copy of BLAKE2b after the function's identity
+            state.update(dumps((user_id, month), 2))
+            return HEAD + base64(state.digest())
+        return slow((user_id, month))               # sequences, and everything for the careful encoder
+
+It has the user's signature, defaults and qualified name, so Python itself binds the arguments, and a wrong call raises
+the TypeError that the function itself would raise. Measured on CPython 3.11: 0.7 µs for three arguments, where
+``inspect.Signature.bind`` alone takes 6. Copying a prepared BLAKE2b state costs 0.3 µs less than a fresh one with
+``person=`` and ``salt=``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from binascii import b2a_base64
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from cachekit.errors import UnkeyableError
+from cachekit.keys import canonical, plain
+from cachekit.keys.identity import Identity, callback_arguments, identify
+from cachekit.keys.template import Template, parse_template
+from cachekit.keys.wire import MAX_KEY_BYTES, URL_SAFE, printable, shorten
+
+_DIGEST_BYTES = 18
+_DIGEST_CHARS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMaker:
+    """Makes the keys of one decorated function.
+
+    ``make`` has the function's signature and returns the wire key as ASCII bytes; it raises ``UnkeyableError`` for an
+    argument without an identity, and ``TypeError`` for a wrong call. ``bind`` has the same signature and returns the
+    arguments by parameter name, defaults applied. ``name`` is the readable function part of the key, ``parameters`` are
+    the parameters' names. ``generation`` is the wire key of the function's generation record.
+    """
+
+    make: Callable[..., bytes]
+    bind: Callable[..., dict[str, object]]
+    name: str
+    generation: bytes
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One value that a key stands for: its name in errors, the source that yields it, and whether it is a bare name."""
+
+    label: str
+    source: str
+    kind: Any = None
+
+
+def digest(*parts: object) -> bytes:
+    """Return 24 characters of URL-safe base64 over any keyable values; equal for equal values of equal types."""
+    body = b"".join(map(canonical.encode, parts))
+    return _base64(blake2b(body, digest_size=_DIGEST_BYTES, person=b"cachekit.parts").digest())
+
+
+def compile_keys(
+    function: Callable[..., object],
+    *,
+    prefix: str = "",
+    namespace: str | Callable[..., str] | None = None,
+    key: str | Callable[..., object] | None = None,
+    ignore: Iterable[str] = (),
+    version: int | str | None = None,
+    skip_first: bool = False,
+) -> KeyMaker:
+    """Compile the key maker of one function.
+
+    ``prefix`` separates applications, ``namespace`` (text, or a callable of the call's arguments) whatever the user
+    likes. ``key`` says what counts instead of all arguments: a template such as ``"user:{user.id}"``, or a callable of
+    the call's arguments. ``ignore`` names parameters that don't count; ``skip_first`` adds the first one to them.
+    ``version`` is a number or text that makes old entries misses, or ``"source"`` for a fingerprint of the function's
+    source.
+
+    Raises ``ConfigurationError`` for options that can't mean anything.
+    """
+    identity = identify(function, prefix, namespace, key, ignore, version, skip_first)
+    helper = "_"
+    while any(name.startswith(helper) for name in identity.parameters):
+        helper += "_"
+    template = parse_template(key, identity.parameters) if isinstance(key, str) else None
+    parts = _parts(identity, helper, template, key)
+    if callable(namespace):
+        called = callback_arguments("namespace", namespace, identity.signature)
+        parts.insert(0, _Part("namespace", f"{helper}namespace({called})"))
+    digester = _Digester(identity, tuple(part.label for part in parts), callable(namespace), template, key is not None)
+    helpers = {"namespace": namespace, "key": key, **digester.helpers()}
+    scope = {helper + name: value for name, value in helpers.items()}
+    make = _define(function, identity, _make_body(parts, helper, digester.fixed), scope)
+    bound = ", ".join(f"{name!r}: {name}" for name in identity.parameters)
+    bind = _define(function, identity, [f"return {{{bound}}}"], {})
+    generation = identity.head(identity.namespace) + b"gen=" + _base64(identity.generation_digest())
+    return KeyMaker(make, bind, identity.name, generation, identity.parameters)
+
+
+def _parts(identity: Identity, helper: str, template: Template | None, key: object) -> list[_Part]:
+    """List what the key stands for, in the order in which it is encoded."""
+    if template is not None:
+        return [_Part(field, source) for field, source in zip(template.fields, template.expressions, strict=True)]
+    if callable(key):
+        return [_Part("key", f"{helper}key({callback_arguments('key', key, identity.signature)})")]
+    counted = (p for p in identity.signature.parameters.values() if p.name not in identity.ignored)
+    return [_Part(parameter.name, parameter.name, parameter.kind) for parameter in counted]
+
+
+def _make_body(parts: list[_Part], h: str, fixed: bool) -> list[str]:
+    """Write the body of ``make``; ``h`` begins every helper's name, so that no parameter can hide one."""
+    lines, names, checks = [], [], []
+    for number, part in enumerate(parts):
+        name = part.source
+        if part.kind is inspect.Parameter.VAR_KEYWORD:
+            name = f"{h}{number}"
+            lines.append(f"{name} = {h}tuple({h}sorted({part.source}.items())) if {part.source} else ()")
+        elif part.kind is None:
+            name = f"{h}{number}"
+            lines.append(f"{name} = {part.source}")
+        names.append(name)
+        if part.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            checks.append(f"(not {name} or {h}is_plain({name}))")
+        else:
+            checks.append(f"({h}type({name}) in {h}scalars or {h}type({name}) is {h}float and {name} == {name})")
+    values = f"({''.join(name + ', ' for name in names)})"
+    head = f"{h}head" if fixed else f"{h}head({values})"
+    return [
+        *lines,
+        f"if {' and '.join(checks) or True}:",
+        f"    {h}state = {h}copy()",
+        f"    {h}state.update({h}dumps({values}, {plain.VERSION}))",
+        f"    return {head} + {h}base64({h}state.digest(), newline=False).translate({h}url_safe)",
+        f"return {h}slow({values})",
+    ]
+
+
+def _define(
+    function: Callable[..., object], identity: Identity, body: list[str], scope: dict[str, Any]
+) -> Callable[..., Any]:
+    """Define a function with the user's signature, defaults and qualified name, and this body."""
+    parameters = list(identity.signature.parameters.values())
+    source = "\n    ".join([f"def generated({_signature(parameters)}):", *body])
+    exec(compile(source, f"<cachekit keys of {identity.module}.{identity.qualname}>", "exec"), scope)
+    generated: Any = scope.pop("generated")
+    given = [p for p in parameters if p.default is not inspect.Parameter.empty]
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    generated.__defaults__ = tuple(p.default for p in given if p.kind is not keyword_only) or None
+    generated.__kwdefaults__ = {p.name: p.default for p in given if p.kind is keyword_only} or None
+    generated.__name__ = identity.qualname.rpartition(".")[2]
+    generated.__qualname__ = identity.qualname
+    generated.__module__ = function.__module__
+    return generated  # type: ignore[no-any-return]
+
+
+def _signature(parameters: list[inspect.Parameter]) -> str:
+    """Write parameters as source; the true defaults are set on the function afterwards."""
+    pieces = []
+    star = "*"
+    for number, p in enumerate(parameters):
+        if p.kind is inspect.Parameter.VAR_POSITIONAL:
+            star = ""
+        elif p.kind is inspect.Parameter.KEYWORD_ONLY and star:
+            pieces.append("*")
+            star = ""
+        marks: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+        pieces.append(marks.get(p.kind, "") + p.name + ("" if p.default is inspect.Parameter.empty else "=None"))
+        last = number + 1 == len(parameters) or parameters[number + 1].kind is not inspect.Parameter.POSITIONAL_ONLY
+        if p.kind is inspect.Parameter.POSITIONAL_ONLY and last:
+            pieces.append("/")
+    return ", ".join(pieces)
+
+
+class _Digester:
+    """What a generated function needs at run time: prepared hash states, the head, and the way of the slow calls."""
+
+    def __init__(
+        self, identity: Identity, labels: tuple[str, ...], called: bool, template: Template | None, keyed: bool
+    ) -> None:
+        self.identity = identity
+        self.labels = labels
+        self.called_namespace = called
+        self.template = template
+        self.keyed = keyed
+        self.fixed = not called and not keyed
+        self.fixed_head = identity.head(identity.namespace)
+        self.plain_state = blake2b(identity.digest(), digest_size=_DIGEST_BYTES, person=b"cachekit.plain")
+        self.careful_state = blake2b(identity.digest(), digest_size=_DIGEST_BYTES, person=b"cachekit.careful")
+
+    def helpers(self) -> dict[str, Any]:
+        return {
+            "type": type,
+            "tuple": tuple,
+            "sorted": sorted,
+            "scalars": plain.SCALARS,
+            "float": float,
+            "is_plain": plain.is_plain,
+            "dumps": plain.dumps,
+            "copy": self.plain_state.copy,
+            "base64": b2a_base64,
+            "url_safe": URL_SAFE,
+            "head": self.fixed_head if self.fixed else self.head,
+            "slow": self.slow,
+        }
+
+    def slow(self, values: tuple[object, ...]) -> bytes:
+        """Make the key of a call that the generated check did not let through."""
+        if plain.is_plain(values):
+            state = self.plain_state.copy()
+            state.update(plain.dumps(values, plain.VERSION))
+        else:
+            state = self.careful_state.copy()
+            state.update(self._encode(values))
+        head = self.fixed_head if self.fixed else self.head(values)
+        return head + _base64(state.digest())
+
+    def head(self, values: tuple[object, ...]) -> bytes:
+        """Return everything before the digest, for keys whose namespace or readable text depends on the call."""
+        head = self.fixed_head
+        if self.called_namespace:
+            if not isinstance(values[0], str):
+                raise self._error("namespace", values[0], "is no text", type(values[0]).__qualname__)
+            head = self.identity.head(values[0])
+            values = values[1:]
+        room = MAX_KEY_BYTES - len(head) - _DIGEST_CHARS - 1
+        text = ""
+        if self.template is not None:
+            text = self.template.text(values, room)
+        elif self.keyed and type(values[0]) is str:
+            text = values[0][: room + 1]
+        return head + shorten(printable(text), room).encode() + b":" if text else head
+
+    def _encode(self, values: tuple[object, ...]) -> bytes:
+        walk = canonical.Walk()
+        records: list[bytes] = []
+        try:
+            for value in values:
+                records.append(walk(value))  # noqa: PERF401  how many there are tells which value was refused
+        except UnkeyableError as error:
+            refused = len(records)
+            raise self._error(self.labels[refused], values[refused], str(error), error.type_name) from error
+        return b"".join(records)
+
+    def _error(self, label: str, value: object, why: str, type_name: str | None) -> UnkeyableError:
+        outer = type(value).__qualname__
+        inside = "" if type_name in (None, outer) else f"holds something of type {type_name}, which "
+        return UnkeyableError(
+            f"{self.identity.qualname}() can't be keyed: argument {label!r} (of type {outer}) {inside}{why}. "
+            f"Three ways out: leave it out with ignore=({label!r},); say what counts with key=…, a template or a "
+            "callable; or give the class a method __cache_key__() that returns what it is known by",
+            parameter=label,
+            type_name=type_name or outer,
+        )
+
+
+def _base64(raw: bytes) -> bytes:
+    return b2a_base64(raw, newline=False).translate(URL_SAFE)

@@ -1,0 +1,93 @@
+"""What Memcached accepts as a key, and how text is made to fit.
+
+protocol.txt, "Keys": at most 250 bytes, no control characters, no whitespace. A key that breaks this is read as the end
+of a command line, and what follows it is executed, so nothing unchecked may pass. We are stricter: printable ASCII
+only, which is what every client of every language can name and every tool can print.
+"""
+
+from __future__ import annotations
+
+import re
+from binascii import b2a_base64
+from hashlib import blake2b
+from typing import Final
+
+from cachekit.errors import ConfigurationError, RequestError
+from cachekit.types import Key
+
+MAX_KEY_BYTES: Final = 250
+MAX_PREFIX_BYTES: Final = 80
+
+URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+_UNSAFE = re.compile(r"[^!-$&-~]")
+_SHORT_DIGEST_CHARS: Final = 12
+
+
+def wire_key(prefix: bytes, key: str) -> bytes:
+    """Return the bytes that stand for a direct verb's key on the wire.
+
+    ``prefix`` is the cache's prefix as ``check_prefix`` returned it, without the colon; it is put before every string
+    but a ``Key``. Raises ``RequestError`` for a key that is empty, longer than 250 bytes with its prefix, or holds
+    anything but printable ASCII without spaces.
+    """
+    if type(key) is str and key.isascii() and key.isprintable() and key and " " not in key:
+        wire = prefix + b":" + key.encode() if prefix else key.encode()
+        if len(wire) <= MAX_KEY_BYTES:
+            return wire
+    return _check_rare(prefix, key)
+
+
+def _check_rare(prefix: bytes, key: str) -> bytes:
+    """Take the way of a ``Key`` or another subclass of str, and of every key that must be refused."""
+    if not isinstance(key, str):
+        raise RequestError(f"a key is text, not {type(key).__name__}")
+    text = str.__str__(key)
+    if not text:
+        raise RequestError("a key can't be empty")
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise RequestError(
+            "a key holds printable ASCII without spaces, because Memcached reads anything else as the end of the key; "
+            "percent-encode it, or hash it"
+        )
+    wire = prefix + b":" + text.encode() if prefix and not isinstance(key, Key) else text.encode()
+    if len(wire) > MAX_KEY_BYTES:
+        raise RequestError(f"a key has at most {MAX_KEY_BYTES} bytes with its prefix, this one has {len(wire)}")
+    return wire
+
+
+def check_prefix(prefix: str) -> bytes:
+    """Return an application's prefix as bytes; empty means none.
+
+    Raises ``ConfigurationError`` for more than 80 bytes, anything but printable ASCII, spaces, and colons: with a colon
+    inside, prefix "a" with key "b:c" would be prefix "a:b" with key "c", and two applications would share an entry.
+    """
+    if not isinstance(prefix, str):
+        raise ConfigurationError(f"prefix= is text, not {type(prefix).__name__}")
+    if not prefix:
+        return b""
+    if not (prefix.isascii() and prefix.isprintable()) or " " in prefix or ":" in prefix:
+        raise ConfigurationError(
+            f"prefix={prefix!r}: printable ASCII without spaces and colons only; '.', '-', '_' and '/' may divide it"
+        )
+    if len(prefix) > MAX_PREFIX_BYTES:
+        raise ConfigurationError(f"prefix= has at most {MAX_PREFIX_BYTES} bytes, this one has {len(prefix)}")
+    return prefix.encode()
+
+
+def printable(text: str) -> str:
+    """Percent-encode (RFC 3986, over UTF-8) all but printable ASCII, and the percent sign itself."""
+    return _UNSAFE.sub(_percent, text)
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
+
+
+def shorten(text: str, limit: int, *, keep_end: bool = False) -> str:
+    """Cut printable ASCII text to ``limit`` characters (at least 14), a digest of its own in place of what is lost."""
+    if len(text) <= limit:
+        return text
+    mark = b2a_base64(blake2b(text.encode(), digest_size=9, person=b"cachekit.name").digest(), newline=False)
+    short = mark.translate(URL_SAFE).decode()
+    room = limit - _SHORT_DIGEST_CHARS - 1
+    return f"{short}~{text[-room:]}" if keep_end else f"{text[:room]}~{short}"

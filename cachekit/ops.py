@@ -1,0 +1,82 @@
+"""What a flow may ask of the shell that drives it: small frozen values, one per kind of effect.
+
+A flow is a generator: it yields an op and is sent the outcome, or gets the outcome's exception thrown in at the same
+place. It never touches a socket, a clock or a lock itself, so a test can drive it with a list of scripted answers, and the sync and
+the asyncio shells tell the same story.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from cachekit.errors import Unreachable
+from cachekit.flights import Flight
+from cachekit.meta import Reply
+
+
+class LeaseVoid(Unreachable):
+    """The connection that the lease was given on is gone; the server may have been restarted since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Send ``request`` to a server, and answer with its ``count`` replies as ``Replies``. Raises a ``ServerError``.
+
+    ``opaque``: the token that every reply must echo. ``skip``: how many replies at the front are of no interest.
+    ``held_since``: monotonic seconds at which the lease was given that this request spends. CAS numbers begin anew with a
+    restarted server, so such a request goes only over a connection opened before that; there being none raises ``LeaseVoid``.
+    ``retry``: the request may be sent once more when the connection turns out to have been closed.
+    """
+
+    server: int
+    request: bytes
+    count: int
+    opaque: int
+    retry: bool = False
+    held_since: float | None = None
+    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """The replies to an exchange, and the monotonic seconds just before it was sent."""
+
+    replies: list[Reply]
+    sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Several exchanges with different servers at once; answers with a list of ``Replies`` or ``ServerError``, in order."""
+
+    exchanges: tuple[Exchange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Run the user's function inside ``frame``, which says what it fills; answers with its result, raises what it raises."""
+
+    call: Callable[[], Any]
+    frame: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Do nothing for ``seconds``."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Wait up to ``timeout_s`` for a fill under way in this process; answers True when it landed."""
+
+    flight: Flight
+    timeout_s: float
+
+
+Op: TypeAlias = Exchange | Gather | Compute | Sleep | Join
+R = TypeVar("R")
+Flow: TypeAlias = Generator[Op, Any, R]

@@ -1,0 +1,134 @@
+"""How the entries of one function are read, judged, opened and sealed: everything about them that no call changes.
+
+Two kinds of entry share the flows. A cached function's value travels behind an envelope that judges its freshness; a direct
+verb's value (``get_or_set``) is plain, so that other programs can read it, and is fresh as long as the server keeps it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from cachekit import meta
+from cachekit.codecs import Packer
+from cachekit.codecs.envelope import FOREVER, Header, seal
+from cachekit.codecs.flags import ENVELOPED
+from cachekit.errors import DecodeError
+from cachekit.expiry import Ttl, exptime
+from cachekit.meta import Reply
+from cachekit.policy import STUBS_PER_LEASE, Judgement, Verdict, judge
+from cachekit.tally import Tally
+
+_DELTA_CAP_US = 2**32 - 1
+_UNGROUPED = (0,)
+"""What stands in the header of an entry over which no generation was asked."""
+
+
+class Snapshot(NamedTuple):
+    """What held when a fill began: the generations, read before the function ran, and the time of day in seconds."""
+
+    generations: tuple[int, ...]
+    created_s: float
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Recipe:
+    """One function's (or one direct key's) way of keeping entries.
+
+    Args:
+        name: the function's readable name, for events and logs.
+        generations: wire keys of the generation records that stand over every entry; asked in the value's own write.
+        lease_s: seconds after which a fill may be taken over.
+        enveloped: whether values travel behind a header.
+        max_value_bytes: longest value, envelope included, that the servers take.
+    """
+
+    name: str
+    packer: Packer
+    ttl: Ttl
+    jitter: float = 0.0
+    lease_s: float = 10.0
+    generations: tuple[bytes, ...] = ()
+    enveloped: bool = True
+    max_value_bytes: int = 1 << 20
+    tally: Tally = field(default_factory=Tally)
+    warned: set[str] = field(default_factory=set)
+    stub_s: int = field(init=False)
+    read_template: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stub_s = math.ceil(self.lease_s) * STUBS_PER_LEASE
+        asked = [b"mg %%b c f t v N%d O%%d\r\n" % self.stub_s]
+        asked += [b"mg %b c N0 O%%d\r\n" % key.replace(b"%", b"%%") for key in self.generations]
+        self.read_template = b"".join(asked)
+
+    def read(self, key: bytes, opaque: int) -> bytes:
+        """The read of ``key`` with its lease, and of the generations over it: one write, ``1 + len(generations)`` replies."""
+        return self.read_template % (key, opaque, *(opaque,) * len(self.generations))
+
+    def judge(self, reply: Reply, generations: tuple[int, ...] | None, key: bytes, now_s: float) -> Judgement:
+        """What ``reply`` means at ``now_s`` (seconds since the epoch)."""
+        if self.enveloped:
+            return judge(reply, _UNGROUPED if generations == () else generations, key, now_s)
+        if reply.code != "VA" or reply.value is None:
+            return Judgement(Verdict.NO_LEASE)
+        if reply.value or reply.client_flags:
+            return Judgement(Verdict.FRESH)
+        return Judgement(Verdict.MINE if reply.won else Verdict.BUSY)
+
+    def open(self, reply: Reply, judgement: Judgement) -> Any:
+        """The value in ``reply``. Raises ``DecodeError``."""
+        flags = reply.client_flags or 0
+        data = reply.value or b""
+        if not self.enveloped:
+            return self.packer.unpack(flags, data)
+        if not flags & ENVELOPED:
+            raise DecodeError("an entry without the flag of an enveloped value")
+        return self.packer.unpack(flags & ~ENVELOPED, data[judgement.payload_at :])
+
+    def seal(
+        self, key: bytes, packed: tuple[int, bytes], lifetime_s: float | None, snapshot: Snapshot, seconds: float
+    ) -> tuple[int, bytes, int]:
+        """Client flags, data and exptime of the entry to store.
+
+        ``lifetime_s``: seconds that the value is fresh, None for ever. ``seconds``: running time of the fill.
+        """
+        flags, payload = packed
+        if not self.enveloped:
+            return flags, payload, exptime(lifetime_s, snapshot.created_s)
+        # One second more than the ttl: the server's clock ticks in whole seconds and must not end a value before its header does.
+        hard_s = None if lifetime_s is None else math.ceil(lifetime_s) + 1
+        header = Header(
+            fingerprint=key[-16:],
+            created_ms=int(snapshot.created_s * 1000),
+            ttl_ms=FOREVER if lifetime_s is None else int(lifetime_s * 1000),
+            stale_ms=0,
+            stale_if_error_ms=0,
+            hard_s=min(hard_s or 0, 2**32 - 1),
+            delta_us=min(int(seconds * 1e6), _DELTA_CAP_US),
+            generations=snapshot.generations or _UNGROUPED,
+        )
+        return flags | ENVELOPED, seal(header, payload), exptime(hard_s, snapshot.created_s)
+
+
+def numbers(replies: list[Reply]) -> tuple[int, ...] | None:
+    """The generations in the replies to a read, or None where one could not be had."""
+    found = tuple(reply.cas for reply in replies if reply.code == "HD" and reply.cas is not None)
+    return found if len(found) == len(replies) else None
+
+
+def store_request(key: bytes, sealed: tuple[int, bytes, int], cas: int, opaque: int) -> bytes:
+    """Store under ``cas``, and only under it: what was invalidated or filled meanwhile stays as it is."""
+    flags, data, until = sealed
+    return meta.ms(key, data, b"C%d F%d T%d O%d" % (cas, flags, until, opaque))
+
+
+def give_back_request(key: bytes, cas: int, opaque: int) -> bytes:
+    """Remove what stands under ``cas``, so that the next reader may fill."""
+    return meta.md(key, b"C%d O%d" % (cas, opaque))
+
+
+def take_over_request(key: bytes, lease_s: float, opaque: int) -> bytes:
+    """Ask for the second-level lease: who adds this small item first may fill in place of a dead or slow winner."""
+    return meta.ms(key[:249] + b"!", b"1", b"ME T%d O%d" % (math.ceil(lease_s), opaque))

@@ -1,0 +1,1 @@
+"""The blocking shell: sockets, threads, and the drive that runs the flows."""

@@ -1,0 +1,313 @@
+"""One connection to one server: pymemcache opens it, our own ``exchange`` speaks the meta protocol over it.
+
+A connection is dirty from the first byte of a request until the last byte of its replies. Whatever interrupts between, be it
+a timeout, a signal's exception or a thread's end, leaves bytes in flight that belong to nobody, so the connection is closed and never
+used again. Its owner takes it off his shelf before he asks and puts it back after a full reply; see ``client.py``.
+
+Deadlines. ``socket.settimeout`` makes Python poll before every call. On Linux and macOS a blocking socket with
+``SO_RCVTIMEO`` and ``SO_SNDTIMEO`` (socket(7)) saves that system call; TLS and patched sockets (gevent) get the plain
+timeout. The kernel's timer bounds one system call and not an exchange, so what is left of the deadline is set anew after every short read.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import sys
+import time
+from functools import lru_cache
+
+from pymemcache.client.base import Client as PymemcacheClient
+
+from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
+from cachekit.meta import Parser, Reply
+from cachekit.servers import Server, Tls
+
+CHUNK = 65_536
+"""Bytes asked of the socket at once. Twice as many would be above malloc's mmap threshold and cost a page fault a page."""
+
+_LARGE_REQUEST = 32_768
+_KERNEL_TIMERS = sys.platform in ("linux", "darwin")
+_RAW_SOCKET = socket.socket
+_MSG_WAITALL = getattr(socket, "MSG_WAITALL", 0)
+
+
+class _Opener(PymemcacheClient):
+    """The few private names of pymemcache that we lean on (held by a contract test): ``_connect``, ``sock``."""
+
+    def open(self) -> socket.socket:
+        self._connect()
+        sock: socket.socket = self.sock
+        self.sock = None
+        return sock
+
+
+class _NamedTls:
+    """A TLS context that expects the server's own name, not the address that the name was resolved to."""
+
+    def __init__(self, context: ssl.SSLContext, name: str) -> None:
+        self._context = context
+        self._name = name
+
+    def wrap_socket(self, sock: socket.socket, server_hostname: str) -> ssl.SSLSocket:
+        return self._context.wrap_socket(sock, server_hostname=self._name)
+
+
+@lru_cache(maxsize=64)
+def _tls(tls: Tls, host: str) -> _NamedTls:
+    context = ssl.create_default_context(cafile=tls.ca)
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if tls.cert:
+        context.load_cert_chain(tls.cert, tls.key)
+    return _NamedTls(context, tls.server_name or host)
+
+
+def _open(server: Server, deadline_s: float) -> socket.socket:
+    """Connect to the first of the server's addresses that answers, within ``deadline_s`` in all."""
+    if server.path is not None:
+        return _Opener(server.path, connect_timeout=deadline_s, timeout=deadline_s).open()
+    until = time.monotonic() + deadline_s
+    context = _tls(server.tls, server.host or "") if server.tls is not None else None
+    failure: OSError = ConnectionRefusedError("no address")
+    # pymemcache tries the first address of a name only, and localhost is ::1 first on many machines.
+    for *_, address in socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM):
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("deadline") from failure
+        try:
+            return _Opener(
+                (address[0], address[1]), connect_timeout=left, timeout=left, no_delay=True, tls_context=context
+            ).open()
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+class Connection:
+    """An open connection. ``opened_at``: monotonic seconds at which it was opened; a lease is only good on an older one.
+
+    Raises ``Unreachable`` or ``DeadlineExceeded`` when it can't be opened within ``deadline_s`` seconds.
+    """
+
+    __slots__ = ("__weakref__", "_kernel_timers", "_parser", "_recv", "_send", "deadline_s", "opened_at", "server", "sock")
+
+    def __init__(self, server: Server, deadline_s: float) -> None:
+        self.server = server
+        self.deadline_s = deadline_s
+        self.opened_at = time.monotonic()
+        self.sock: socket.socket | None = None
+        try:
+            sock = _open(server, deadline_s)
+        except OSError as error:
+            raise translated(error, server) from error
+        self._adopt(sock)
+
+    def _adopt(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._kernel_timers = _KERNEL_TIMERS and type(sock) is _RAW_SOCKET and _RAW_SOCKET.__module__ == "socket"
+        if self._kernel_timers:
+            sock.settimeout(None)
+        self._set_timer(self.deadline_s)
+        self._send = sock.sendall
+        self._recv = sock.recv
+        self._parser = Parser()
+
+    # -- the hit path: one request, one read -------------------------------------------------------------------------
+
+    def ask(self, request: bytes) -> bytes:
+        """Send ``request`` and return the first bytes of the answer: all of it, nearly always. ``finish`` reads the rest."""
+        try:
+            if len(request) > _LARGE_REQUEST:
+                self._send_large(request)
+            else:
+                self._send(request)
+            data = self._recv(CHUNK)
+        except BaseException as error:
+            self._abandon(error)
+            raise
+        if not data:
+            self.close()
+            raise Unreachable(f"{self.server.name} closed the connection", server=self.server.name)
+        return data
+
+    def finish(self, data: bytes, size: int, *, and_more: bool = False) -> bytes:
+        """``data`` and what is still missing of ``size`` bytes in all; ``and_more``: and whatever comes right behind."""
+        until = time.monotonic() + self.deadline_s
+        parts = [data]
+        missing = size - len(data)
+        try:
+            while missing > 0:
+                self._set_timer(until - time.monotonic())
+                part = self._recv(missing, _MSG_WAITALL) if self._kernel_timers else self._recv(min(missing, CHUNK))
+                if not part:
+                    raise ConnectionResetError("closed in the middle of a reply")
+                parts.append(part)
+                missing -= len(part)
+            if and_more and not missing:
+                parts.append(self._receive(until))
+            self._set_timer(self.deadline_s)
+        except BaseException as error:
+            self._abandon(error)
+            raise
+        return b"".join(parts)
+
+    # -- everything else ---------------------------------------------------------------------------------------------
+
+    def exchange(self, request: bytes, count: int, opaque: int | None = None) -> list[Reply]:
+        """Send ``request`` and return its ``count`` replies, each of which must echo ``opaque`` where that is given."""
+        return self.replies(self.ask(request), count, opaque)
+
+    def replies(self, data: bytes, count: int, opaque: int | None = None, until: float = 0.0) -> list[Reply]:
+        """Parse ``data``, read on until there are ``count`` replies, and check them."""
+        try:
+            found = self._parser.feed(data)
+            while len(found) < count:
+                until = until or time.monotonic() + self.deadline_s
+                found += self._parser.feed(self._receive(until))
+            if len(found) > count or self._parser.pending:
+                raise ProtocolError(f"{self.server.name} sent more than was asked for", server=self.server.name)
+            self._check(found, opaque)
+            if until:
+                self._set_timer(self.deadline_s)
+        except BaseException as error:
+            self._abandon(error)
+            raise
+        return found
+
+    def send(self, request: bytes) -> None:
+        """Only send; for a window over several servers, whose answers are read afterwards by ``receive``."""
+        try:
+            self._send_large(request) if len(request) > _LARGE_REQUEST else self._send(request)
+        except BaseException as error:
+            self._abandon(error)
+            raise
+
+    def receive(self, until: float) -> bytes:
+        """The next bytes, by ``until`` (monotonic seconds). The timer stays short: ``rearm`` when the window is over."""
+        try:
+            return self._receive(until)
+        except BaseException as error:
+            self._abandon(error)
+            raise
+
+    def receive_more(self, data: bytes, until: float = 0.0) -> bytes:
+        """``data`` and the next bytes behind it, by ``until``; a known large rest is taken in one call."""
+        try:
+            self._set_timer(until - time.monotonic() if until else self.deadline_s)
+            missing = missing_bytes(data)
+            if missing > CHUNK and self._kernel_timers:
+                more = self._recv(missing, _MSG_WAITALL)
+            else:
+                more = self._recv(CHUNK)
+            if not more:
+                raise ConnectionResetError("closed in the middle of a reply")
+        except BaseException as error:
+            self._abandon(error)
+            raise
+        return data + more
+
+    def rearm(self) -> None:
+        """Give the next exchange its whole deadline again."""
+        self._set_timer(self.deadline_s)
+
+    def closed_by_peer(self) -> bool:
+        """Whether the server has closed an idle connection, or said something that nobody asked for."""
+        sock = self.sock
+        if sock is None:
+            return True
+        if not self._kernel_timers:
+            return False
+        try:
+            sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def close(self) -> None:
+        """Close at once, without a word to the server. Idempotent."""
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            sock.close()
+
+    def __del__(self) -> None:
+        # The shelf of a thread that ended: nobody else can close it.
+        if getattr(self, "sock", None) is not None:
+            self.close()
+
+    @property
+    def name(self) -> str:
+        """The server's name."""
+        return self.server.name
+
+    def __repr__(self) -> str:
+        state = "closed" if self.sock is None else "open"
+        return f"<Connection {self.server.name} {state}>"
+
+    def _receive(self, until: float) -> bytes:
+        self._set_timer(until - time.monotonic())
+        data = self._recv(CHUNK)
+        if not data:
+            raise ConnectionResetError("closed in the middle of a reply")
+        return data
+
+    def _check(self, found: list[Reply], opaque: int | None) -> None:
+        expected = None if opaque is None else b"%d" % opaque
+        for reply in found:
+            if reply.code == "ERROR":
+                # It carries no opaque; only SERVER_ERROR surely leaves the stream in step.
+                if not (reply.error or "").startswith("SERVER_ERROR"):
+                    self.close()
+            elif expected is not None and reply.opaque != expected:
+                raise ProtocolError(f"{self.server.name} answered another request", server=self.server.name)
+
+    def _send_large(self, request: bytes) -> None:
+        """Like ``sendall``, whose every inner send would start the kernel's timer again."""
+        until = time.monotonic() + self.deadline_s
+        view = memoryview(request)
+        sock = self.sock
+        assert sock is not None
+        while view:
+            self._set_timer(until - time.monotonic())
+            view = view[sock.send(view) :]
+        self._set_timer(self.deadline_s)
+
+    def _set_timer(self, seconds: float) -> None:
+        sock = self.sock
+        assert sock is not None
+        if seconds <= 0:
+            raise TimeoutError("deadline")
+        if self._kernel_timers:
+            timeval = struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+        else:
+            sock.settimeout(seconds)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Close, and say what happened in our own words when it was the network."""
+        self.close()
+        if isinstance(error, ProtocolError) and error.server is None:
+            error.server = self.server.name
+        if isinstance(error, OSError) and not isinstance(error, ServerError):
+            raise translated(error, self.server) from error
+
+
+def missing_bytes(data: bytes) -> int:
+    """How much of the value whose VALUE line begins ``data`` has not come yet; 0 where that can't be told."""
+    line_end = data.find(b"\r\n")
+    words = data[:line_end].split(b" ") if line_end > 0 else []
+    return line_end + 4 + int(words[3]) - len(data) if len(words) > 3 and words[3].isdigit() else 0
+
+
+def translated(error: OSError, server: Server) -> ServerError:
+    """The one place where the operating system's errors become ours."""
+    if isinstance(error, TimeoutError | BlockingIOError):
+        return DeadlineExceeded(f"{server.name} did not answer in time", server=server.name)
+    if isinstance(error, ssl.SSLError):
+        return Unreachable(f"{server.name}: TLS failed: {error.reason or error}", server=server.name)
+    return Unreachable(f"{server.name} can't be reached: {error.strerror or error}", server=server.name)

@@ -1,0 +1,234 @@
+"""The servers of one cache as its threads see them: connections on shelves, health, and the probe of what is down.
+
+Every thread has a shelf of its own with one connection per server, so no lock stands on the way to a server. Whoever
+asks takes the connection off the shelf and puts it back after a full reply; so a connection that was interrupted is never
+seen again, and code that breaks in (a signal handler, a finalizer) finds an empty shelf and opens another.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from cachekit.embedded import EmbeddedServer
+from cachekit.errors import DeadlineExceeded, ServerError, Unreachable
+from cachekit.health import Health
+from cachekit.hooks import Hooks, ServerState
+from cachekit.ops import Exchange, LeaseVoid, Replies
+from cachekit.ring import Ring
+from cachekit.servers import Server, Target
+from cachekit.sync.connection import Connection
+from cachekit.sync.loopback import Loopback
+
+logger = logging.getLogger("cachekit")
+
+AnyConnection = Connection | Loopback
+
+
+class Shelves(threading.local):
+    """One row of idle connections per server, for the current thread."""
+
+    def __init__(self, servers: int) -> None:
+        self.rows: list[list[AnyConnection]] = [[] for _ in range(servers)]
+
+
+class Fleet:
+    """The servers behind one cache.
+
+    ``suspects`` holds the indexes of the servers that failed last time; the hit path leaves them to ``exchange``, which
+    knows whether they are down.
+    """
+
+    def __init__(self, target: Target, hooks: Hooks, on_fork: Callable[[], None] = lambda: None) -> None:
+        self.deadline_s = target.options.deadline_s
+        self.hooks = hooks
+        self.embedded: EmbeddedServer | None = None
+        if target.scheme == "memory":
+            options = target.options
+            self.embedded = EmbeddedServer(memory_bytes=options.memory_bytes, item_bytes=options.max_value_bytes)
+            self.servers: tuple[Server, ...] = (Server(name="memory:", path="memory:"),)
+        else:
+            self.servers = target.servers
+        self.ring = Ring(self.servers)
+        self.servers = self.ring.servers
+        self.names = tuple(server.name for server in self.servers)
+        self.health = [Health() for _ in self.servers]
+        self.suspects: set[int] = set()
+        self.on_fork = on_fork
+        self._begin()
+        _fleets.add(self)
+
+    def _begin(self) -> None:
+        self.pid = os.getpid()
+        self.shelves = Shelves(len(self.servers))
+        self._lock = threading.Lock()
+        self._prober: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    def forked(self) -> None:
+        """This is a child process now: nothing that the parent's threads hold may be touched, only left behind."""
+        self._begin()
+        self.on_fork()
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def take(self, index: int, held_since: float | None = None) -> AnyConnection:
+        """A connection of this thread to the server, off the shelf or new. Raises ``ServerError``.
+
+        ``held_since``: only one opened before that (monotonic seconds) will do; else ``LeaseVoid``.
+        """
+        if os.getpid() != self.pid:
+            self.forked()
+        row = self.shelves.rows[index]
+        if held_since is not None:
+            for at, connection in enumerate(row):
+                if connection.opened_at <= held_since:
+                    return row.pop(at)
+            raise LeaseVoid(f"no connection to {self.names[index]} is as old as the lease", server=self.names[index])
+        return row.pop() if row else self.connect(index)
+
+    def put(self, index: int, connection: AnyConnection) -> None:
+        """Back on the shelf, after a full reply."""
+        self.shelves.rows[index].append(connection)
+        if index in self.suspects:
+            self.succeeded(index)
+
+    def connect(self, index: int) -> AnyConnection:
+        """A new connection. Raises ``ServerError``; the server is then marked down."""
+        if self.embedded is not None:
+            return Loopback(self.embedded)
+        self.check_up(index)
+        try:
+            return Connection(self.servers[index], self.deadline_s)
+        except ServerError as error:
+            self.failed(index, error, refused=True)
+            raise
+
+    def check_up(self, index: int) -> None:
+        """Raise ``Unreachable`` at once while the server is marked down."""
+        if not self.health[index].up:
+            self._watch()
+            raise Unreachable(f"{self.names[index]} is marked down", server=self.names[index])
+
+    def exchange(self, op: Exchange) -> Replies:
+        """Perform one exchange. Raises ``ServerError``."""
+        index = op.server
+        self.check_up(index)
+        connection = self.take(index, op.held_since)
+        now = time.monotonic()
+        try:
+            replies = connection.exchange(op.request, op.count, op.opaque)
+        except ServerError as error:
+            if op.retry and isinstance(error, Unreachable) and connection.opened_at < now - 0.001:
+                return self._exchange_again(op)
+            self.failed(index, error)
+            raise
+        self.put(index, connection)
+        return Replies(replies[op.skip :], now)
+
+    def _exchange_again(self, op: Exchange) -> Replies:
+        """Once more on a new connection: the old one was found closed, and the request changes nothing twice."""
+        self.drop(op.server)
+        connection = self.connect(op.server)
+        now = time.monotonic()
+        try:
+            replies = connection.exchange(op.request, op.count, op.opaque)
+        except ServerError as error:
+            self.failed(op.server, error)
+            raise
+        self.put(op.server, connection)
+        return Replies(replies[op.skip :], now)
+
+    def drop(self, index: int) -> None:
+        """Close this thread's idle connections to a server."""
+        row = self.shelves.rows[index]
+        while row:
+            row.pop().close()
+
+    # -- health ------------------------------------------------------------------------------------------------------
+
+    def failed(self, index: int, error: ServerError, *, refused: bool = False) -> None:
+        """Note a failure; the server may be marked down by it."""
+        if self.embedded is not None:
+            return
+        if isinstance(error, DeadlineExceeded) or refused:
+            self.drop(index)
+        with self._lock:
+            self.suspects.add(index)
+            down = self.health[index].failed(time.monotonic(), random.random, refused=refused)
+        if down:
+            logger.warning("memcached server %s is marked down: %s", self.names[index], error)
+            if self.hooks.on_server:
+                self.hooks.on_server.emit(ServerState(self.names[index], up=False))
+            self._watch()
+
+    def succeeded(self, index: int) -> None:
+        """Note a full reply; the server is up."""
+        with self._lock:
+            back = self.health[index].succeeded()
+            self.suspects.discard(index)
+        if back:
+            logger.info("memcached server %s is back", self.names[index])
+            if self.hooks.on_server:
+                self.hooks.on_server.emit(ServerState(self.names[index], up=True))
+
+    def _watch(self) -> None:
+        """Have the probe running while anything is down."""
+        with self._lock:
+            if self._stop.is_set() or (self._prober is not None and self._prober.is_alive()):
+                return
+            self._prober = threading.Thread(
+                target=_probe, args=(weakref.ref(self), self._stop), name="cachekit-probe", daemon=True
+            )
+            self._prober.start()
+
+    def probe(self) -> float | None:
+        """Try the servers that are due; seconds until the next probe, None when all are up."""
+        for index, health in enumerate(self.health):
+            if health.up or health.probe_due_in(time.monotonic()) > 0:
+                continue
+            try:
+                connection = Connection(self.servers[index], self.deadline_s)
+                connection.exchange(b"mn\r\n", 1)
+                connection.close()
+            except ServerError:
+                with self._lock:
+                    health.failed(time.monotonic(), random.random)
+            else:
+                self.succeeded(index)
+        pauses = [health.probe_due_in(time.monotonic()) for health in self.health if not health.up]
+        return min(pauses) if pauses else None
+
+    def close(self) -> None:
+        """End the probe and close this thread's connections; the other threads' close with their threads."""
+        self._stop.set()
+        for index in range(len(self.servers)):
+            self.drop(index)
+        self.shelves = Shelves(len(self.servers))
+
+
+def _probe(fleet: weakref.ref[Fleet], stop: threading.Event) -> None:
+    """The probe's thread. It holds the fleet only while it works, so that a forgotten cache can go."""
+    while True:
+        alive = fleet()
+        pause = alive.probe() if alive is not None else None
+        del alive
+        if pause is None or stop.wait(max(0.01, pause)):
+            return
+
+
+_fleets: weakref.WeakSet[Fleet] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for fleet in list(_fleets):
+        fleet.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,112 @@
+"""Several servers at once: everything is sent before anything is read, so a window takes as long as its slowest server.
+
+Requests are cut into bounded batches: a server stops reading while its own replies are not taken, so a client that
+wrote some megabytes before it read would wait for the server as the server waits for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from cachekit.errors import ServerError, Unreachable
+from cachekit.ops import Exchange, Replies
+from cachekit.sync.fleet import AnyConnection, Fleet
+
+BATCH_KEYS = 256
+"""Most commands in one batch for one server."""
+
+BATCH_BYTES = 131_072
+"""Most bytes in one batch for one server, a single larger value excepted."""
+
+T = TypeVar("T")
+Ask = tuple[int, bytes]
+"""A server's index and the request that it gets in this window."""
+
+
+def open_window(
+    asks: Sequence[Ask], fleet: Fleet, read: Callable[[int, AnyConnection, float], T]
+) -> list[T | ServerError]:
+    """Send every request, then call ``read(position, connection, until)`` for each; outcomes in the order of ``asks``.
+
+    ``read`` takes the whole answer off the connection by ``until`` (monotonic seconds) and returns the outcome. A server's
+    failure is its own ask's outcome and touches no other.
+    """
+    outcomes: list[T | ServerError | None] = [None] * len(asks)
+    connections: list[AnyConnection | None] = [None] * len(asks)
+    try:
+        for at, (server, request) in enumerate(asks):
+            try:
+                connections[at] = _send(server, request, fleet)
+            except ServerError as error:
+                outcomes[at] = error
+        until = time.monotonic() + fleet.deadline_s
+        for at, (server, request) in enumerate(asks):
+            connection = connections[at]
+            if connection is None:
+                continue
+            try:
+                outcomes[at] = read(at, connection, until)
+            except ServerError as error:
+                fleet.failed(server, error)
+                outcomes[at] = error
+            else:
+                fleet.put(server, connection)
+            connections[at] = None
+    except BaseException:
+        for connection in connections:
+            if connection is not None:
+                connection.close()
+        raise
+    return outcomes  # type: ignore[return-value]
+
+
+def _send(server: int, request: bytes, fleet: Fleet) -> AnyConnection:
+    """Send on a connection of the shelf, or on a new one where that turns out to have been closed."""
+    fleet.check_up(server)
+    connection = fleet.take(server)
+    try:
+        if not connection.closed_by_peer():
+            connection.send(request)
+            return connection
+    except Unreachable:
+        pass  # the second attempt below says what is the matter, if anything is
+    except ServerError as error:
+        fleet.failed(server, error)
+        raise
+    connection.close()
+    fleet.drop(server)
+    connection = fleet.connect(server)
+    try:
+        connection.send(request)
+    except ServerError as error:
+        fleet.failed(server, error)
+        raise
+    return connection
+
+
+def gather(exchanges: Sequence[Exchange], fleet: Fleet) -> list[Replies | ServerError]:
+    """Perform exchanges with different servers in one window."""
+    began = time.monotonic()
+
+    def read(at: int, connection: AnyConnection, until: float) -> Replies:
+        op = exchanges[at]
+        replies = connection.replies(connection.receive(until), op.count, op.opaque, until)
+        connection.rearm()
+        return Replies(replies[op.skip :], began)
+
+    return open_window([(op.server, op.request) for op in exchanges], fleet, read)
+
+
+def batches(commands: Iterable[bytes]) -> list[list[bytes]]:
+    """Cut commands into runs that one server can take before its answers are read."""
+    cut: list[list[bytes]] = []
+    size = 0
+    for command in commands:
+        if not cut or len(cut[-1]) >= BATCH_KEYS or size + len(command) > BATCH_BYTES:
+            cut.append([])
+            size = 0
+        cut[-1].append(command)
+        size += len(command)
+    return cut

@@ -1,0 +1,73 @@
+"""What a cached function has done so far: plain counters, and the frozen picture of them that ``info()`` returns.
+
+A count is one ``+= 1`` on the hot path, without a lock. Where threads run truly in parallel (a free-threaded build) two of them
+may now and then count as one; nothing but the statistics depends on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """The counts of one function, or of a cache's direct verbs, in this process since it started.
+
+    ``hits``: calls served from a stored value. ``misses``: calls that found none that could be used. ``stale``: hits on a value
+    past its ttl. ``fills``: runs of the function. ``waits``: calls that waited for somebody else's run. ``errors``: exchanges
+    with a server that failed, each hidden from the caller. ``unstored``: results that did not go into the cache.
+    ``seconds_saved``: running time that hits did without, by the running time of the fill that made each value.
+    """
+
+    hits: int
+    misses: int
+    stale: int
+    fills: int
+    waits: int
+    errors: int
+    unstored: int
+    seconds_saved: float
+
+    @property
+    def hit_ratio(self) -> float:
+        """Hits over all calls; 0.0 before the first call."""
+        calls = self.hits + self.misses
+        return self.hits / calls if calls else 0.0
+
+
+class Tally:
+    """The live counters behind ``Info``."""
+
+    __slots__ = ("errors", "fills", "hits", "misses", "saved_us", "stale", "unstored", "waits")
+
+    def __init__(self) -> None:
+        self.hits = 0
+        self.misses = 0
+        self.stale = 0
+        self.fills = 0
+        self.waits = 0
+        self.errors = 0
+        self.unstored = 0
+        self.saved_us = 0
+
+    def info(self) -> Info:
+        """These counters as they stand now."""
+        return Info(
+            hits=self.hits,
+            misses=self.misses,
+            stale=self.stale,
+            fills=self.fills,
+            waits=self.waits,
+            errors=self.errors,
+            unstored=self.unstored,
+            seconds_saved=self.saved_us / 1e6,
+        )
+
+
+def total(tallies: list[Tally]) -> Info:
+    """The sum of several tallies."""
+    whole = Tally()
+    for tally in tallies:
+        for name in Tally.__slots__:
+            setattr(whole, name, getattr(whole, name) + getattr(tally, name))
+    return whole.info()
