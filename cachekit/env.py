@@ -11,8 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cachekit.codecs.envelope import Header
 from cachekit.flights import Flights
@@ -24,8 +23,7 @@ logger = logging.getLogger("cachekit")
 _WARNED_REASONS = ("unencodable", "too large", "refused", "no ttl")
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One call: which entry it concerns, on which server, and how to compute its value. Arguments stay inside ``compute``."""
 
     recipe: Recipe

@@ -52,7 +52,7 @@ class Lease(NamedTuple):
 
 def call(job: Job, env: Env, replies: Replies | None) -> Flow[Any]:
     """The value of ``job``, whatever its first read said; ``replies`` None: nothing was read yet."""
-    if _inside_itself(job, env):
+    if inside_itself(job, env):
         return (yield from _run_bare(job, env))
     patience = _Patience(job, env)
     try:
@@ -65,13 +65,15 @@ def call(job: Job, env: Env, replies: Replies | None) -> Flow[Any]:
 
 def without_server(job: Job, env: Env) -> Flow[Any]:
     """The value of ``job`` when its server was asked and did not answer."""
-    if _inside_itself(job, env):
+    if inside_itself(job, env):
         return (yield from _run_bare(job, env))
     return (yield from run_unprotected(job, env))
 
 
-def _inside_itself(job: Job, env: Env) -> bool:
-    return any(outer.flights is env.flights and outer.key == job.key for outer in FILLING.get())
+def inside_itself(job: Job, env: Env) -> bool:
+    """Whether the current code runs inside a fill of the same entry: then it must run, and not wait for itself."""
+    inside = FILLING.get()
+    return bool(inside) and any(outer.flights is env.flights and outer.key == job.key for outer in inside)
 
 
 class _ReadFailed(Exception):

@@ -3,14 +3,16 @@
 The reference is ``doc/protocol.txt`` of Memcached 1.6.18; a comment "protocol.txt, *Section*" stands at the line that
 obeys it. Nothing here knows a socket, a clock or a ring.
 
-**Requests.** ``mg ms md ma me mn get gets`` return one complete command. What would be misread by the server never leaves:
-a key over 250 bytes or with a space or control byte in it ends one command and begins the next one, and a refused ``set`` has
-its *value* executed as commands. So keys and flags are matched against what may stand on a command line, whole, before a
-byte is built; numbers come from ``number()``, which takes only ints, and opaque tokens from ``opaque()``.
+**Requests.** ``mg ms md ma me mn get gets`` return one complete command. What would be misread by the server never
+leaves: a key over 250 bytes or with a space or control byte in it ends one command and begins the next one, and a
+refused ``set`` has its *value* executed as commands. So keys and flags are matched against what may stand on a command
+line, whole, before a byte is built; numbers come from ``number()``, which takes only ints, and opaque tokens from
+``opaque()``.
 
-**Replies.** ``Parser.feed`` takes whatever the socket gave, cut anywhere, and returns the replies that are complete. It keeps no
-more than one unfinished reply, whose line and value are bounded. A line that makes no sense raises ``ProtocolError``; since it
-can't be known where the next reply begins, the parser is dead from then on and its connection has to be closed.
+**Replies.** ``Parser.feed`` takes whatever the socket gave, cut anywhere, and returns the replies that are complete. It
+keeps no more than one unfinished reply, whose line and value are bounded. A line that makes no sense raises
+``ProtocolError``; since it can't be known where the next reply begins, the parser is dead from then on and its
+connection has to be closed.
 """
 
 from __future__ import annotations
@@ -27,13 +29,15 @@ MAX_OPAQUE_BYTES: Final = 31
 MAX_LINE_BYTES: Final = 8192
 MAX_VALUE_BYTES: Final = 128 << 20
 
-# ---------------------------------------------------------------------------------------------------------------- requests
+# ------------------------------------------------------------------------------------------------------------- requests
 
-# protocol.txt, *Keys*: at most 250 bytes, "must not include control characters or whitespace". Bytes from 0x80 are legal.
+# protocol.txt, *Keys*: at most 250 bytes, "must not include control characters or whitespace". Bytes from 0x80 are
+# legal.
 _KEY = re.compile(rb"[!-~\x80-\xff]{1,250}").fullmatch
 
-# The flags that this library may send, each with the only token that may follow it: *Meta Get*, *Meta Set*, *Meta Delete*,
-# *Meta Arithmetic*. The server ignores P and L and would take them from anyone, so they are left out; S is 1.6.0's.
+# The flags that this library may send, each with the only token that may follow it: *Meta Get*, *Meta Set*, *Meta
+# Delete*, *Meta Arithmetic*. The server ignores P and L and would take them from anyone, so they are left out; S is
+# 1.6.0's.
 _FLAGS = re.compile(
     rb"(?:(?:[bcfhkqstuvIlx]|[TNR]-?\d{1,10}|F\d{1,10}|[CEDJ]\d{1,20}|M[EAPRSID+-]|O[!-~\x80-\xff]{1,31})(?: |\Z))*"
 ).fullmatch
@@ -43,7 +47,8 @@ _OPAQUE = re.compile(rb"[!-~\x80-\xff]{1,31}").fullmatch
 _INT32: Final = (-(2**31), 2**31 - 1)
 _UINT64: Final = (0, 2**64 - 1)
 
-# protocol.txt, *Expiration times* (32-bit), *Meta Set* F ("32 bit unsigned numeric"), *Meta Arithmetic* (unsigned 64-bit).
+# protocol.txt, *Expiration times* (32-bit), *Meta Set* F ("32 bit unsigned numeric"), *Meta Arithmetic* (unsigned
+# 64-bit).
 _RANGES: Final[dict[str, tuple[int, int]]] = {
     "T": _INT32,
     "N": _INT32,
@@ -164,17 +169,18 @@ def _bad_flags(flags: object) -> RequestError:
     return RequestError(f"not a list of meta flags: {flags!r:.200}")
 
 
-# ----------------------------------------------------------------------------------------------------------------- replies
+# -------------------------------------------------------------------------------------------------------------- replies
 
 
 @dataclass(slots=True)
 class Reply:
     """One reply of the server. What the reply did not say is None or False.
 
-    code: "VA HD EN NF NS EX MN ME" of the meta commands, "VALUE END STORED NOT_STORED EXISTS NOT_FOUND DELETED TOUCHED OK
-    NUMBER VERSION STAT RESET" of the classic ones ("NUMBER" is the line that answers incr and decr), or "ERROR", whose whole
-    line is ``error``. ``ttl`` is in whole seconds, -1 = never expires; ``size`` in bytes; ``idle_s`` seconds since the last
-    access. ``won`` is W, ``claimed`` Z, ``stale`` X. ``value`` of ME is the text behind the key, of STAT what stands behind the name.
+    code: "VA HD EN NF NS EX MN ME" of the meta commands, "VALUE END STORED NOT_STORED EXISTS NOT_FOUND DELETED TOUCHED
+    OK NUMBER VERSION STAT RESET" of the classic ones ("NUMBER" is the line that answers incr and decr), or "ERROR",
+    whose whole line is ``error``. ``ttl`` is in whole seconds, -1 = never expires; ``size`` in bytes; ``idle_s``
+    seconds since the last access. ``won`` is W, ``claimed`` Z, ``stale`` X. ``value`` of ME is the text behind the key,
+    of STAT what stands behind the name.
     """
 
     code: str
@@ -207,8 +213,8 @@ def _meta(code: str, words: list[bytes], start: int) -> Reply:
     key = opaque = cas = ttl = client_flags = size = fetched = idle_s = None
     won = claimed = stale = False
     for word in words[start:]:
-        # The most frequent first: this loop is on every hit's way. int() is laxer than the protocol ("+1", "1_0"), which
-        # is of no consequence here, since any digits are as good as any others; a length is read by _natural().
+        # The most frequent first: this loop is on every hit's way. int() is laxer than the protocol ("+1", "1_0"),
+        # which is of no consequence here, since any digits are as good as any others; a length is read by _natural().
         letter = word[0] if word else 0
         if letter == _O:
             opaque = word[1:]

@@ -380,7 +380,9 @@ def _take_apart(url: str) -> _Part:
     pieces = body.split(",")
     if not all(pieces):
         _bad("an empty server between two commas", body)
-    return _Part(scheme, tuple(f"unix:{p}" if scheme == "unix" and p[:1] == "/" else p for p in pieces), options)
+    if scheme == "unix":
+        pieces = [piece if piece[:5].lower() == "unix:" else f"unix:{piece}" for piece in pieces]
+    return _Part(scheme, tuple(pieces), options)
 
 
 def _split_scheme(body: str) -> tuple[str, str]:

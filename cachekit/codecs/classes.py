@@ -30,8 +30,8 @@ def derive(cls: type, name: str) -> Carrier:
         if carrier is not None:
             return carrier
     raise ConfigurationError(
-        f"{full_name(cls)} is no Enum, dataclass, NamedTuple, attrs, msgspec or pydantic class, or has state beside its "
-        "fields: register it with encode= and decode="
+        f"{full_name(cls)} is no Enum, dataclass, NamedTuple, attrs, msgspec or pydantic class, or has state beside "
+        "its fields: register it with encode= and decode="
     )
 
 

@@ -111,4 +111,6 @@ def _parts(spot: _Spot, known: Known) -> Iterator[_Spot]:
 
 def _short(key: object) -> str:
     """A key as a path shows it; values never appear in messages, so keys of other types are named by type."""
-    return repr(key[:40]) if isinstance(key, str) else repr(key) if type(key) is int else type(key).__name__
+    if type(key) is str:
+        return repr(key[:40])
+    return repr(key) if type(key) is int and key.bit_length() <= 64 else type(key).__name__

@@ -1,4 +1,4 @@
-"""The classic commands of the embedded server: protocol.txt, *Storage commands* to *Get And Touch*, *flush_all*, *stats*."""
+"""The classic commands of the embedded server: protocol.txt, *Storage commands* to *Get And Touch*, and after."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _unless_noreply(words: list[bytes], reply: bytes) -> bytes:
 
 
 def storage(store: Store, words: list[bytes], body: Body, now: float) -> bytes:
-    """set add replace append prepend cas: ``<command> <key> <flags> <exptime> <bytes> [<cas>] [noreply]``."""
+    """Six commands: ``<set|add|replace|append|prepend|cas> <key> <flags> <exptime> <bytes> [<cas>] [noreply]``."""
     mode = _WAYS[words[0]]
     least = 6 if mode == writes.CAS else 5
     _expect(words, least, least + 1)
@@ -70,13 +70,13 @@ def _store(store: Store, words: list[bytes], body: Body, now: float, mode: str) 
 
 
 def get(store: Store, words: list[bytes], now: float) -> bytes:
-    """get and gets: several keys, one VALUE for each that is there, one END."""
+    """Both get and gets: several keys, one VALUE for each that is there, one END."""
     _expect(words, 2, len(words))
     return _values(store, words[1:], now, with_cas=words[0] == b"gets", exptime=None)
 
 
 def gat(store: Store, words: list[bytes], now: float) -> bytes:
-    """gat and gats: get and touch."""
+    """Both gat and gats: get and touch."""
     _expect(words, 2, len(words))
     exptime = int32(words[1])
     if exptime is None:
@@ -103,6 +103,7 @@ def _values(store: Store, keys: list[bytes], now: float, *, with_cas: bool, expt
 
 
 def touch(store: Store, words: list[bytes], now: float) -> bytes:
+    """Carry out ``touch <key> <exptime> [noreply]``."""
     _expect(words, 3, 4)
     exptime = int32(words[2])
     if len(words[1]) > MAX_KEY_BYTES:
@@ -119,7 +120,7 @@ def touch(store: Store, words: list[bytes], now: float) -> bytes:
 
 
 def arithmetic(store: Store, words: list[bytes], now: float) -> bytes:
-    """incr and decr."""
+    """Both incr and decr: ``<command> <key> <value> [noreply]``."""
     _expect(words, 3, 4)
     delta = uint64(words[2])
     if len(words[1]) > MAX_KEY_BYTES:
@@ -135,6 +136,7 @@ def arithmetic(store: Store, words: list[bytes], now: float) -> bytes:
 
 
 def delete(store: Store, words: list[bytes], now: float) -> bytes:
+    """Carry out ``delete <key> [0] [noreply]``."""
     _expect(words, 2, 4)
     # An ancient time argument is still taken, if it is 0.
     if words[2:] not in ([], [b"0"], [b"noreply"], [b"0", b"noreply"]):
@@ -151,7 +153,7 @@ def delete(store: Store, words: list[bytes], now: float) -> bytes:
 
 
 def flush_all(store: Store, words: list[bytes], now: float) -> bytes:
-    """flush_all [delay] [noreply]."""
+    """Carry out ``flush_all [delay] [noreply]``."""
     _expect(words, 1, 3)
     store.counts["cmd_flush"] += 1
     delay: int | None = 0
@@ -164,11 +166,12 @@ def flush_all(store: Store, words: list[bytes], now: float) -> bytes:
 
 
 def version(store: Store, words: list[bytes], now: float) -> bytes:
+    """Tell the version: the server that is imitated, and that it is imitated."""
     return b"VERSION %b\r\n" % VERSION
 
 
 def stats(store: Store, words: list[bytes], now: float) -> bytes:
-    """``stats`` alone; the sub-statistics of a real server's slabs and connections have no counterpart here."""
+    """Carry out ``stats`` alone; those of a real server's slabs and connections have no counterpart here."""
     if len(words) > 1:
         return ERROR
     facts: dict[str, object] = {"version": VERSION.decode(), "time": int(now), **store.stats(now)}

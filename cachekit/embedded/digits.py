@@ -1,7 +1,7 @@
 """Numbers on a command line, read the way Memcached reads them: with C's strtol and strtoul, and their quirks.
 
-Leading white space and a sign are taken, the number ends at white space or at the end of the token, and what does not fit
-into 32 bits is cut off without a word (1.6.18 reads a ttl of 2**32 + 100 as 100 seconds).
+Leading white space and a sign are taken, the number ends at white space or at the end of the token, and what does not
+fit into 32 bits is cut off without a word (1.6.18 reads a ttl of 2**32 + 100 as 100 seconds).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def uint64(text: bytes) -> int | None:
     read = _read(text)
     if read is None or not -UINT64 < read < UINT64:
         return None
-    # strtoull negates modulo 2**64; the server refuses what then looks negative as a signed number, if a minus was written.
+    # strtoull negates modulo 2**64; the server refuses what then looks negative as a signed number, if there is a
+    # minus.
     wrapped = read % UINT64
     return None if wrapped >= 2**63 and b"-" in text else wrapped
 

@@ -1,6 +1,7 @@
 """The meta commands of the embedded server: protocol.txt, from *Meta Debug* to *Meta No-Op*, as 1.6.18 obeys it.
 
-Flags are carried out in the order of the request, which shows: ``mg k t T60`` tells the old ttl, ``mg k T60 t`` the new one.
+Flags are carried out in the order of the request, which shows: ``mg k t T60`` tells the old ttl, ``mg k T60 t`` the new
+one.
 """
 
 from __future__ import annotations
@@ -164,6 +165,7 @@ _SHOW: Final[dict[int, _Show]] = {
 
 
 def mg(store: Store, words: list[bytes], now: float) -> bytes:
+    """Carry out a meta get (protocol.txt, *Meta Get*)."""
     _check(words, b"CLIENT_ERROR options flags are too long\r\n")
     asked = _Asked(words[1], words[2:])
     key = asked.key
@@ -186,7 +188,7 @@ def mg(store: Store, words: list[bytes], now: float) -> bytes:
         told += b" W"
         item.claimed = True
     store.counts["touch_hits" if touched else "get_hits"] += 1
-    # *Meta Get*, u: "It is possible to access an item without causing it to be bumped". h and l tell of the time before.
+    # *Meta Get*, u: "… without causing it to be bumped"; h and l tell of the time "before the command was processed".
     if _U not in asked.letters:
         store.bump(key, item, now)
     if _V in asked.letters:
@@ -230,6 +232,7 @@ _MODES: Final = {"": writes.SET, **{mode: mode for mode in "SEAPR"}}
 
 
 def ms(store: Store, words: list[bytes], body: Body, now: float) -> bytes:
+    """Carry out a meta set (protocol.txt, *Meta Set*)."""
     _check(words)
     size = int32(words[2]) if len(words) > 2 else None
     if size is None or not 0 <= size <= 2**31 - 3:
@@ -279,6 +282,7 @@ def _stored_flags(asked: _Asked, echo: bytes, cas: int) -> bytes:
 
 
 def md(store: Store, words: list[bytes], now: float) -> bytes:
+    """Carry out a meta delete (protocol.txt, *Meta Delete*)."""
     asked = _asked_simply(words)
     echo = asked.echo()
     item = store.find(asked.key, now)
@@ -289,7 +293,7 @@ def md(store: Store, words: list[bytes], now: float) -> bytes:
         store.counts["delete_misses"] += 1
         return b"EX%b\r\n" % echo
     if _I in asked.letters:
-        # protocol.txt, *Meta Delete*, I: a new CAS number, X for the next reader, and the right to recache is open again.
+        # protocol.txt, *Meta Delete*, I: a new CAS number, X for all readers, and the right to recache is open again.
         if _T in asked.numbers:
             item.expires_at = store.expires_at(asked.numbers[_T], now)
         item.stale, item.claimed = True, False
@@ -301,6 +305,7 @@ def md(store: Store, words: list[bytes], now: float) -> bytes:
 
 
 def ma(store: Store, words: list[bytes], now: float) -> bytes:
+    """Carry out a meta arithmetic (protocol.txt, *Meta Arithmetic*)."""
     asked = _asked_simply(words)
     if asked.mode not in ("", "I", "+", "D", "-"):
         return b"CLIENT_ERROR invalid mode for ma M token\r\n"
@@ -337,6 +342,7 @@ def _tell_number(store: Store, asked: _Asked, item: Item, created: bool, now: fl
 
 
 def me(store: Store, words: list[bytes], now: float) -> bytes:
+    """Carry out a meta debug (protocol.txt, *Meta Debug*)."""
     if len(words) < 2 or len(words[1]) > MAX_KEY_BYTES:
         return BAD_FORMAT
     key = words[1]
@@ -356,4 +362,5 @@ def me(store: Store, words: list[bytes], now: float) -> bytes:
 
 
 def mn(store: Store, words: list[bytes], now: float) -> bytes:
+    """Carry out a meta no-op (protocol.txt, *Meta No-Op*)."""
     return b"MN\r\n"

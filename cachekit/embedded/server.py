@@ -67,10 +67,7 @@ class EmbeddedServer:
         with self._lock:
             store, now = self._store, self._clock()
             store.tick(now)
-            reply = _carry_out(store, body, now)
-            if body.at == size:
-                return reply
-            replies = [reply]
+            replies = []
             while body.at < size:
                 replies.append(_carry_out(store, body, now))
         return b"".join(replies)

@@ -2,12 +2,13 @@
 
 Not thread-safe: ``EmbeddedServer`` holds its lock round every call.
 
-**Time.** ``now`` and ``Item.expires_at`` are seconds since the epoch. Expired items are dropped when somebody asks for them, and
-by a bounded sweep: every store looks at a few keys of a round over all of them, so an expired item is gone after at most
-as many stores as there are items, and the cost of a store stays constant.
+**Time.** ``now`` and ``Item.expires_at`` are seconds since the epoch. Expired items are dropped when somebody asks for
+them, and by a bounded sweep: every store looks at a few keys of a round over all of them, so that an expired item is
+gone after at most as many stores as there are items, and the cost of a store stays constant.
 
-**Memory.** An item counts with what Memcached counts for it (``Item.bytes``: key, value and 59 bytes, 63 with client flags), so a
-budget of 64 MiB holds about what ``memcached -m 64`` holds. When it is full the least recently used items go.
+**Memory.** An item counts with what Memcached counts for it (``Item.bytes``: key, value and 59 bytes, 63 with client
+flags), so a budget of 64 MiB holds about what ``memcached -m 64`` holds. When it is full the least recently used items
+go.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Final
 # protocol.txt, *Expiration times*: larger numbers are Unix times.
 MAX_RELATIVE_S: Final = 60 * 60 * 24 * 30
 
-# What 1.6.18 adds to key and value: the item's header (48), the key's final NUL, "\r\n" behind the value, the CAS number; and 4 for
-# client flags other than 0.
+# What 1.6.18 adds to key and value: the item's header (48), the key's final NUL, "\r\n" behind the value, the CAS
+# number; and 4 for client flags other than 0.
 _OVERHEAD_BYTES: Final = 48 + 1 + 2 + 8
 _FLAGS_BYTES: Final = 4
 
@@ -47,8 +48,18 @@ _PLAIN_COUNTS: Final = (
 class Item:
     """One stored value and what the protocol tells about it."""
 
-    __slots__ = ("accessed_at", "binary_key", "bytes", "cas", "claimed")
-    __slots__ += ("client_flags", "expires_at", "fetched", "stale", "value")
+    __slots__ = (
+        "accessed_at",
+        "binary_key",
+        "bytes",
+        "cas",
+        "claimed",
+        "client_flags",
+        "expires_at",
+        "fetched",
+        "stale",
+        "value",
+    )
 
     def __init__(self, value: bytes, client_flags: int, expires_at: float) -> None:
         self.value = value
@@ -63,7 +74,7 @@ class Item:
         self.binary_key = False  # stored under b: the key is echoed in base64
 
     def ttl(self, now: float) -> int:
-        """Whole seconds left, rounded up; -1 = never expires. What was just given an expiry in the past wraps, as in 1.6.18."""
+        """Whole seconds left, rounded up; -1 = never expires. An expiry just set to the past wraps, as in 1.6.18."""
         return -1 if self.expires_at == inf else ceil(self.expires_at - now) % 2**32
 
 
@@ -90,7 +101,7 @@ class Store:
     # -- time
 
     def expires_at(self, exptime: int, now: float) -> float:
-        """protocol.txt, *Expiration times*: 0 never, negative at once, up to 30 days from now, beyond that a Unix time."""
+        """When it ends: 0 never, negative at once, up to 30 days from now, else a date (protocol.txt, *Expiration times*)."""
         if exptime == 0:
             return inf
         if exptime < 0:
@@ -142,7 +153,7 @@ class Store:
         return item_bytes(key, value_bytes, client_flags) <= min(self.max_item_bytes, self.memory_bytes)
 
     def put(self, key: bytes, item: Item, now: float) -> Item:
-        """Store an item that fits, under a new CAS number, in the place of any other; the least recently used make room."""
+        """Store an item that fits, under a new CAS number, in place of any other; the least recently used make room."""
         if key in self.items:
             self.drop(key)
         item.bytes = item_bytes(key, len(item.value), item.client_flags)

@@ -1,4 +1,4 @@
-"""What all commands of the embedded server share: the common error lines, refusing, and the data block behind a command line."""
+"""What all commands of the embedded server share: the common error lines, refusing, lines and data blocks."""
 
 from __future__ import annotations
 
@@ -44,6 +44,6 @@ class Body:
         r"""The data block of ``size`` bytes; None if it does not end in "\r\n". Either way it is used up."""
         start, end = self.at, self.at + size
         if end + 2 > len(self.request):
-            raise RequestError(f"a data block of {size} bytes is announced, {max(0, len(self.request) - start - 2)} came")
+            raise RequestError(f"a data block of {size} bytes is announced, {len(self.request) - start} bytes came")
         self.at = end + 2
         return self.request[start:end] if self.request[end : end + 2] == b"\r\n" else None

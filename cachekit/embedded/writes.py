@@ -7,7 +7,7 @@ from typing import Final
 from .digits import UINT64, uint64
 from .store import Item, Store
 
-# Ways to store, by the letter of ms's M flag (protocol.txt, *Meta Set*); CAS is what S and R become when a number is given with C.
+# Ways to store, by the letter of ms's M flag (protocol.txt, *Meta Set*); CAS is what S and R become together with C.
 SET, ADD, APPEND, PREPEND, REPLACE, CAS = "S", "E", "A", "P", "R", "CAS"
 
 # How a store or an increment can end, by the code of the meta protocol.
@@ -31,9 +31,10 @@ _ON_NOTHING: Final = {
 def write(
     store: Store, key: bytes, item: Item, mode: str, now: float, *, cas: int = 0, stale_if_older: bool = False
 ) -> bytes:
-    """Store ``item`` in that way; the result's code. On STORED, ``store.find(key)`` has the item's CAS number.
+    """Store ``item`` in that way; the result's code. On STORED, ``item.cas`` is its new CAS number.
 
-    cas: the number that the old item must have, 0 = any (but for CAS, which 0 never satisfies). stale_if_older: the I flag.
+    cas: the number that the old item must have, 0 = any (but for CAS, which 0 never satisfies). stale_if_older: the I
+    flag.
     """
     old = store.find(key, now)
     if old is None:
@@ -67,7 +68,8 @@ def _accept_older(item: Item, old: Item, cas: int, stale_if_older: bool) -> bool
 
 
 def _join(item: Item, old: Item, mode: str) -> None:
-    # protocol.txt, *Storage commands*: append and prepend "ignore new flag and exptime settings". They also end staleness.
+    # protocol.txt, *Storage commands*: append and prepend "ignore new flag and exptime settings". They also end
+    # staleness.
     item.client_flags, item.expires_at, item.binary_key = old.client_flags, old.expires_at, False
     item.value = old.value + item.value if mode == APPEND else item.value + old.value
 
@@ -77,7 +79,8 @@ def add_delta(
 ) -> tuple[bytes, bytes, Item | None]:
     """Increment or decrement by ``delta``: the result's code, the new number, and the item to report on.
 
-    The item reported is the *old* one where the number grew longer, as in 1.6.18: a new ttl given by ``ma … T`` is lost then.
+    The item reported is the *old* one where the number grew longer, as in 1.6.18: a new ttl given by ``ma … T`` is lost
+    then.
     """
     item = store.find(key, now)
     if item is None:

@@ -190,12 +190,16 @@ def _generic(value: Any, inner: Encode) -> bytes:
     origin = typing.get_origin(value)
     if origin is None:
         raise refuse(value, "has no identity")
-    name = "Union" if origin is types.UnionType or origin is typing.Union else None
-    return record(b"G", text(name) if name else _generic_origin(origin, inner), inner(typing.get_args(value)))
+    return record(b"G", _origin_record(origin), inner(typing.get_args(value)))
 
 
-def _generic_origin(origin: Any, inner: Encode) -> bytes:
-    return class_record(origin) if isinstance(origin, type) else text(str(origin))
+def _origin_record(origin: Any) -> bytes:
+    """Name what was parametrised. Some of typing's forms are classes in one version and not in another."""
+    if origin is types.UnionType or origin is typing.Union:
+        return text("Union")
+    if origin.__module__ == "typing":
+        return text(f"typing.{getattr(origin, '__name__', None) or origin._name}")
+    return class_record(origin)
 
 
 _EXACT: Final[dict[type, Encoder]] = {

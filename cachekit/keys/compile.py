@@ -18,6 +18,7 @@ the TypeError that the function itself would raise. Measured on CPython 3.11: 0.
 from __future__ import annotations
 
 import inspect
+import sys
 from binascii import b2a_base64
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,12 +27,14 @@ from typing import Any
 
 from cachekit.errors import UnkeyableError
 from cachekit.keys import canonical, plain
+from cachekit.keys.forms import record
 from cachekit.keys.identity import Identity, callback_arguments, identify
 from cachekit.keys.template import Template, parse_template
 from cachekit.keys.wire import MAX_KEY_BYTES, URL_SAFE, printable, shorten
 
 _DIGEST_BYTES = 18
 _DIGEST_CHARS = 24
+_DEFAULT = record(b"0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,10 @@ def _make_body(parts: list[_Part], h: str, fixed: bool) -> list[str]:
         *lines,
         f"if {' and '.join(checks) or True}:",
         f"    {h}state = {h}copy()",
-        f"    {h}state.update({h}dumps({values}, {plain.VERSION}))",
+        "    try:",
+        f"        {h}state.update({h}dumps({values}, {plain.VERSION}))",
+        f"    except {h}ValueError:",
+        f"        return {h}slow({values})",
         f"    return {head} + {h}base64({h}state.digest(), newline=False).translate({h}url_safe)",
         f"return {h}slow({values})",
     ]
@@ -191,6 +197,8 @@ class _Digester:
         self.template = template
         self.keyed = keyed
         self.fixed = not called and not keyed
+        parameters = identity.signature.parameters
+        self.defaults = tuple(parameters[label].default if label in parameters else None for label in labels)
         self.fixed_head = identity.head(identity.namespace)
         self.plain_state = blake2b(identity.digest(), digest_size=_DIGEST_BYTES, person=b"cachekit.plain")
         self.careful_state = blake2b(identity.digest(), digest_size=_DIGEST_BYTES, person=b"cachekit.careful")
@@ -202,6 +210,7 @@ class _Digester:
             "sorted": sorted,
             "scalars": plain.SCALARS,
             "float": float,
+            "ValueError": ValueError,
             "is_plain": plain.is_plain,
             "dumps": plain.dumps,
             "copy": self.plain_state.copy,
@@ -215,7 +224,7 @@ class _Digester:
         """Make the key of a call that the generated check did not let through."""
         if plain.is_plain(values):
             state = self.plain_state.copy()
-            state.update(plain.dumps(values, plain.VERSION))
+            state.update(self._dump(values))
         else:
             state = self.careful_state.copy()
             state.update(self._encode(values))
@@ -238,12 +247,23 @@ class _Digester:
             text = values[0][: room + 1]
         return head + shorten(printable(text), room).encode() + b":" if text else head
 
+    def made_by_option(self, label: str) -> bool:
+        return self.keyed or (self.called_namespace and label == "namespace")
+
+    def _dump(self, values: tuple[object, ...]) -> bytes:
+        try:
+            return plain.dumps(values, plain.VERSION)
+        except ValueError:
+            largest = max(range(len(values)), key=lambda number: sys.getsizeof(values[number]))
+            raise self._error(self.labels[largest], values[largest], "is larger than 2 GiB", None) from None
+
     def _encode(self, values: tuple[object, ...]) -> bytes:
         walk = canonical.Walk()
         records: list[bytes] = []
         try:
-            for value in values:
-                records.append(walk(value))  # noqa: PERF401  how many there are tells which value was refused
+            for value, default in zip(values, self.defaults, strict=True):
+                # A bare object() has no identity, but as the parameter's own default it has one: MISSING = object()
+                records.append(_DEFAULT if type(value) is object and value is default else walk(value))
         except UnkeyableError as error:
             refused = len(records)
             raise self._error(self.labels[refused], values[refused], str(error), error.type_name) from error
@@ -252,8 +272,9 @@ class _Digester:
     def _error(self, label: str, value: object, why: str, type_name: str | None) -> UnkeyableError:
         outer = type(value).__qualname__
         inside = "" if type_name in (None, outer) else f"holds something of type {type_name}, which "
+        subject = f"{label!r} in key= or namespace=" if self.made_by_option(label) else f"argument {label!r}"
         return UnkeyableError(
-            f"{self.identity.qualname}() can't be keyed: argument {label!r} (of type {outer}) {inside}{why}. "
+            f"{self.identity.qualname}() can't be keyed: {subject} (of type {outer}) {inside}{why}. "
             f"Three ways out: leave it out with ignore=({label!r},); say what counts with key=…, a template or a "
             "callable; or give the class a method __cache_key__() that returns what it is known by",
             parameter=label,

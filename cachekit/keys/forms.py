@@ -15,7 +15,7 @@ Encoder: TypeAlias = Callable[[Any, Encode], bytes]
 ClassRecord: TypeAlias = Callable[[type], bytes]
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, as opposed to written in C
-_BOOKKEEPING = frozenset({"__dict__", "__weakref__", "_attrs_cached_hash"})
+_BOOKKEEPING = frozenset({"__dict__", "__weakref__", "__orig_class__", "_attrs_cached_hash"})
 
 
 def leaf(tag: bytes, content: bytes) -> bytes:

@@ -15,6 +15,7 @@ from enum import Enum
 from cachekit.errors import ConfigurationError
 
 _SHOWN = frozenset({str, int, bool, float, type(None), date, datetime})
+_MAX_SHOWN_BITS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,9 @@ class Template:
 
 def _show(value: object) -> str:
     """Show only values whose text is the same in every process; others might print an address or a set's order."""
-    if type(value) in _SHOWN or type(value).__module__ in ("uuid", "decimal"):
+    if type(value) is int and value.bit_length() > _MAX_SHOWN_BITS:
+        return "int"  # str() refuses more than 4300 digits
+    if type(value) in _SHOWN or type(value).__module__ == "uuid":
         return str(value)
     return str(value._name_) if isinstance(value, Enum) else type(value).__name__
 

@@ -16,7 +16,7 @@ from cachekit.codecs import Packer
 from cachekit.codecs.envelope import FOREVER, open_envelope
 from cachekit.codecs.flags import ENVELOPED, FOREIGN
 from cachekit.env import Env, Job, logger
-from cachekit.errors import CacheError, DecodeError, ProtocolError, RequestError, ServerError, Unreachable
+from cachekit.errors import CacheError, DecodeError, ProtocolError, Refused, RequestError, ServerError, Unreachable
 from cachekit.expiry import Ttl, exptime, lifetime_s, parse_ttl
 from cachekit.flows import call
 from cachekit.hooks import Trouble
@@ -153,7 +153,7 @@ class Verbs:
 
     def delete(self, key: str) -> bool:
         """Remove ``key``; True when something was there."""
-        return self._simple(wire_key(self._prefix, key), meta.md, b"", "HD")
+        return self._remove(wire_key(self._prefix, key))
 
     def touch(self, key: str, ttl: Any = UNSET) -> bool:
         """Give ``key`` a new ttl, counted from now; False where nothing is stored."""
@@ -272,23 +272,27 @@ class Verbs:
         except CacheError as error:
             return self._unstorable(wire, error)
         until = exptime(lifetime, self._env.now())
-        return self._simple(wire, lambda key, flags: meta.ms(key, payload, flags), b"F%d T%d%b " % (flags, until, how), "HD")
+        opaque = next(self._env.opaques)
+        request = b"ms %b %d F%d T%d%b O%d\r\n%b\r\n" % (wire, len(payload), flags, until, how, opaque, payload)
+        reply = self._command(wire, request, opaque)
+        return reply is not None and reply.code == "HD"
 
-    def _simple(self, wire: bytes, encode: Callable[[bytes, bytes], bytes], flags: bytes, wanted: str) -> bool:
-        """One command with one reply; True when that is ``wanted``."""
-        reply = self._command(wire, encode, flags)
-        return reply is not None and reply.code == wanted
+    def _remove(self, wire: bytes) -> bool:
+        """Delete; True when something was there."""
+        opaque = next(self._env.opaques)
+        reply = self._command(wire, meta.md(wire, b"O%d" % opaque), opaque)
+        return reply is not None and reply.code == "HD"
 
-    def _command(self, wire: bytes, encode: Callable[[bytes, bytes], bytes], flags: bytes) -> Reply | None:
-        index = self._fleet.ring.index(wire)
-        opaque = self._env.opaque()
+    def _command(self, wire: bytes, request: bytes, opaque: int) -> Reply | None:
+        """The reply to one command about ``wire``; None on trouble."""
+        fleet = self._fleet
+        index = fleet.ring.table[crc32(wire) & fleet.ring.mask]
         try:
-            replies = self._fleet.exchange(Exchange(index, encode(wire, b"%bO%d" % (flags, opaque)), 1, opaque))
+            reply = fleet.exchange(Exchange(index, request, 1, opaque)).replies[0]
         except ServerError as error:
             return self._trouble(index, error, None)
-        reply = replies.replies[0]
         if reply.code == "ERROR":
-            return self._trouble(index, ServerError(reply.error or "", server=self._fleet.names[index]), None)
+            return self._trouble(index, Refused(reply.error or "", server=fleet.names[index]), None)
         return reply
 
     def _count(self, key: str, delta: int, initial: int | None, ttl: Any, mode: bytes) -> int | None:
@@ -297,7 +301,8 @@ class Verbs:
                 raise RequestError(f"{number!r}: a counter takes whole numbers from 0 to 2**64 - 1")
         wire = wire_key(self._prefix, key)
         for _ in range(2):
-            reply = self._command(wire, meta.ma, b"%b D%d v " % (mode, delta))
+            opaque = next(self._env.opaques)
+            reply = self._command(wire, meta.ma(wire, b"%b D%d v O%d" % (mode, delta, opaque)), opaque)
             if reply is not None and reply.code == "VA" and reply.value is not None:
                 return int(reply.value)
             if reply is None or reply.code != "NF" or initial is None:
@@ -320,7 +325,7 @@ class Verbs:
         """The value can't be stored: nor may the old one stay, which it was to replace."""
         self._tally.unstored += 1
         logger.warning("a value was not stored under %s: %s", wire.decode(), error)
-        self._simple(wire, meta.md, b"", "HD")
+        self._remove(wire)
         if self._raises:
             raise error
         return False

@@ -30,6 +30,8 @@ CHUNK = 65_536
 _LARGE_REQUEST = 32_768
 _KERNEL_TIMERS = sys.platform in ("linux", "darwin")
 _RAW_SOCKET = socket.socket
+_monotonic = time.monotonic
+_PLAIN_HD = Reply("HD")
 _MSG_WAITALL = getattr(socket, "MSG_WAITALL", 0)
 
 
@@ -69,12 +71,12 @@ def _open(server: Server, deadline_s: float) -> socket.socket:
     """Connect to the first of the server's addresses that answers, within ``deadline_s`` in all."""
     if server.path is not None:
         return _Opener(server.path, connect_timeout=deadline_s, timeout=deadline_s).open()
-    until = time.monotonic() + deadline_s
+    until = _monotonic() + deadline_s
     context = _tls(server.tls, server.host or "") if server.tls is not None else None
     failure: OSError = ConnectionRefusedError("no address")
     # pymemcache tries the first address of a name only, and localhost is ::1 first on many machines.
     for *_, address in socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM):
-        left = until - time.monotonic()
+        left = until - _monotonic()
         if left <= 0:
             raise TimeoutError("deadline") from failure
         try:
@@ -92,12 +94,24 @@ class Connection:
     Raises ``Unreachable`` or ``DeadlineExceeded`` when it can't be opened within ``deadline_s`` seconds.
     """
 
-    __slots__ = ("__weakref__", "_kernel_timers", "_parser", "_recv", "_send", "deadline_s", "opened_at", "server", "sock")
+    __slots__ = (
+        "__weakref__",
+        "_asked_at",
+        "_kernel_timers",
+        "_parser",
+        "_recv",
+        "_send",
+        "_timer_s",
+        "deadline_s",
+        "opened_at",
+        "server",
+        "sock",
+    )
 
     def __init__(self, server: Server, deadline_s: float) -> None:
         self.server = server
         self.deadline_s = deadline_s
-        self.opened_at = time.monotonic()
+        self.opened_at = self._asked_at = _monotonic()
         self.sock: socket.socket | None = None
         try:
             sock = _open(server, deadline_s)
@@ -119,6 +133,7 @@ class Connection:
 
     def ask(self, request: bytes) -> bytes:
         """Send ``request`` and return the first bytes of the answer: all of it, nearly always. ``finish`` reads the rest."""
+        self._asked_at = _monotonic()
         try:
             if len(request) > _LARGE_REQUEST:
                 self._send_large(request)
@@ -135,20 +150,19 @@ class Connection:
 
     def finish(self, data: bytes, size: int, *, and_more: bool = False) -> bytes:
         """``data`` and what is still missing of ``size`` bytes in all; ``and_more``: and whatever comes right behind."""
-        until = time.monotonic() + self.deadline_s
         parts = [data]
         missing = size - len(data)
         try:
             while missing > 0:
-                self._set_timer(until - time.monotonic())
+                self._leave(self._asked_at + self.deadline_s - _monotonic())
                 part = self._recv(missing, _MSG_WAITALL) if self._kernel_timers else self._recv(min(missing, CHUNK))
                 if not part:
                     raise ConnectionResetError("closed in the middle of a reply")
                 parts.append(part)
                 missing -= len(part)
             if and_more and not missing:
-                parts.append(self._receive(until))
-            self._set_timer(self.deadline_s)
+                parts.append(self._receive(self._asked_at + self.deadline_s))
+            self.rearm()
         except BaseException as error:
             self._abandon(error)
             raise
@@ -158,20 +172,22 @@ class Connection:
 
     def exchange(self, request: bytes, count: int, opaque: int | None = None) -> list[Reply]:
         """Send ``request`` and return its ``count`` replies, each of which must echo ``opaque`` where that is given."""
-        return self.replies(self.ask(request), count, opaque)
+        data = self.ask(request)
+        if count == 1 and data == b"HD O%d\r\n" % (opaque or 0):
+            return [_PLAIN_HD]
+        return self.replies(data, count, opaque)
 
     def replies(self, data: bytes, count: int, opaque: int | None = None, until: float = 0.0) -> list[Reply]:
         """Parse ``data``, read on until there are ``count`` replies, and check them."""
         try:
             found = self._parser.feed(data)
             while len(found) < count:
-                until = until or time.monotonic() + self.deadline_s
+                until = until or self._asked_at + self.deadline_s
                 found += self._parser.feed(self._receive(until))
             if len(found) > count or self._parser.pending:
                 raise ProtocolError(f"{self.server.name} sent more than was asked for", server=self.server.name)
             self._check(found, opaque)
-            if until:
-                self._set_timer(self.deadline_s)
+            self.rearm()
         except BaseException as error:
             self._abandon(error)
             raise
@@ -179,6 +195,7 @@ class Connection:
 
     def send(self, request: bytes) -> None:
         """Only send; for a window over several servers, whose answers are read afterwards by ``receive``."""
+        self._asked_at = _monotonic()
         try:
             self._send_large(request) if len(request) > _LARGE_REQUEST else self._send(request)
         except BaseException as error:
@@ -196,7 +213,7 @@ class Connection:
     def receive_more(self, data: bytes, until: float = 0.0) -> bytes:
         """``data`` and the next bytes behind it, by ``until``; a known large rest is taken in one call."""
         try:
-            self._set_timer(until - time.monotonic() if until else self.deadline_s)
+            self._leave((until or self._asked_at + self.deadline_s) - _monotonic())
             missing = missing_bytes(data)
             if missing > CHUNK and self._kernel_timers:
                 more = self._recv(missing, _MSG_WAITALL)
@@ -211,7 +228,8 @@ class Connection:
 
     def rearm(self) -> None:
         """Give the next exchange its whole deadline again."""
-        self._set_timer(self.deadline_s)
+        if self._timer_s != self.deadline_s:
+            self._set_timer(self.deadline_s)
 
     def closed_by_peer(self) -> bool:
         """Whether the server has closed an idle connection, or said something that nobody asked for."""
@@ -249,7 +267,7 @@ class Connection:
         return f"<Connection {self.server.name} {state}>"
 
     def _receive(self, until: float) -> bytes:
-        self._set_timer(until - time.monotonic())
+        self._leave(until - _monotonic())
         data = self._recv(CHUNK)
         if not data:
             raise ConnectionResetError("closed in the middle of a reply")
@@ -267,20 +285,28 @@ class Connection:
 
     def _send_large(self, request: bytes) -> None:
         """Like ``sendall``, whose every inner send would start the kernel's timer again."""
-        until = time.monotonic() + self.deadline_s
-        view = memoryview(request)
         sock = self.sock
         assert sock is not None
+        sent = sock.send(request)
+        if sent == len(request):
+            return
+        view = memoryview(request)[sent:]
         while view:
-            self._set_timer(until - time.monotonic())
+            self._leave(self._asked_at + self.deadline_s - _monotonic())
             view = view[sock.send(view) :]
-        self._set_timer(self.deadline_s)
+        self.rearm()
+
+    def _leave(self, seconds: float) -> None:
+        """Let the next system call take ``seconds``. A tenth of the deadline more or less is not worth two system calls."""
+        if seconds <= 0:
+            raise TimeoutError("deadline")
+        if seconds < self._timer_s - self.deadline_s / 10:
+            self._set_timer(seconds)
 
     def _set_timer(self, seconds: float) -> None:
         sock = self.sock
         assert sock is not None
-        if seconds <= 0:
-            raise TimeoutError("deadline")
+        self._timer_s = seconds
         if self._kernel_timers:
             timeval = struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)

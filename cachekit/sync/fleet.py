@@ -118,7 +118,8 @@ class Fleet:
     def exchange(self, op: Exchange) -> Replies:
         """Perform one exchange. Raises ``ServerError``."""
         index = op.server
-        self.check_up(index)
+        if self.suspects:
+            self.check_up(index)
         connection = self.take(index, op.held_since)
         now = time.monotonic()
         try:

@@ -18,7 +18,7 @@ from cachekit.codecs.envelope import FOREVER, HEAD, VERSION
 from cachekit.codecs.flags import ENVELOPED
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError, Unreachable
-from cachekit.flows import call, without_server
+from cachekit.flows import Lease, call, fill, without_server
 from cachekit.hooks import Hit
 from cachekit.ops import Replies
 from cachekit.recipe import Recipe
@@ -47,7 +47,7 @@ def reader(recipe: Recipe, fleet: Fleet, env: Env) -> Reader:
             return slow.from_the_start(key, function, args, kwargs)
         index = table[crc32(key) & mask]
         row = fleet.shelves.rows[index]
-        connection = None
+        connection: AnyConnection | None = None
         try:
             connection = row.pop() if row else fleet.connect(index)
             opaque = next(tokens)
@@ -84,6 +84,12 @@ def reader(recipe: Recipe, fleet: Fleet, env: Env) -> Reader:
                         if on_hit.listeners:
                             on_hit.emit(Hit(recipe.name, key.decode(), fleet.names[index], max(age, 0.0) / 1000.0))
                         return value
+            elif len(words) == 7 and words[6] == b"W" and words[1] == b"0":
+                # Plainly ours to fill: the same one look at the reply, then the flow that does it.
+                mine = _mine(words, data[line_end:], opaque, grouped)
+                if mine is not None:
+                    row.append(connection)
+                    return slow.fill(slow.job(key, index, function, args, kwargs), *mine)
         except ServerError as error:
             return slow.after_failure(slow.job(key, index, function, args, kwargs), connection, error)
         except (ValueError, DecodeError):
@@ -91,6 +97,18 @@ def reader(recipe: Recipe, fleet: Fleet, env: Env) -> Reader:
         return slow.after_reply(slow.job(key, index, function, args, kwargs), connection, data, opaque)
 
     return read
+
+
+def _mine(words: list[bytes], rest: bytes, opaque: int, grouped: bool) -> tuple[int, tuple[int, ...]] | None:
+    """The lease's CAS number and the generations in the reply to a read that found nothing; None: parse it properly."""
+    if words[0] != b"VA" or words[3] != b"f0" or words[5] != b"O%d" % opaque:
+        return None
+    if not grouped:
+        return (int(words[2][1:]), ()) if rest == b"\r\n\r\n" else None
+    line = rest[4:].split(b" ")
+    if len(line) != 4 or line[0] != b"HD" or line[2] != words[5] or line[3] not in (b"Z\r\n", b"W\r\n"):
+        return None
+    return int(words[2][1:]), (int(line[1][1:]),)
 
 
 class _SlowPath:
@@ -107,6 +125,11 @@ class _SlowPath:
         """Nothing has been asked yet."""
         job = self.job(key, self.fleet.ring.index(key), function, args, kwargs)
         return run(call(job, self.env, None), self.fleet)
+
+    def fill(self, job: Job, cas: int, generations: tuple[int, ...]) -> Any:
+        """Nothing is stored, and the lease is ours."""
+        self.env.missed(job, "absent")
+        return run(fill(job, self.env, Lease(cas, self.env.monotonic(), generations)), self.fleet)
 
     def after_reply(self, job: Job, connection: AnyConnection, data: bytes, opaque: int) -> Any:
         """A reply came that is not plainly fresh; ``data`` is its beginning or all of it."""

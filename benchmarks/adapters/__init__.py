@@ -1,0 +1,32 @@
+"""One module per peer, all with the same small interface (base.py). A peer that can't be imported is named as skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from benchmarks.adapters.base import Adapter
+
+MODULES = (
+    "raw", "cachekit", "pymemcache", "pylibmc", "meta_memcache", "python_memcached", "binary_memcached", "emcache",
+    "dogpile", "django", "flask_caching", "aiocache", "cachetools",
+)  # fmt: skip
+
+
+def load() -> tuple[list[type[Adapter]], Mapping[str, str]]:
+    """Every adapter whose library is here, and the reason for each that is not."""
+    found: list[type[Adapter]] = []
+    skipped: dict[str, str] = {}
+    for name in MODULES:
+        try:
+            module = import_module(f"benchmarks.adapters.{name}")
+        except Exception as error:  # a broken peer must not end the run either
+            skipped[name] = f"{type(error).__name__}: {error}"[:100]
+        else:
+            found += module.ADAPTERS
+    return found, skipped
+
+
+def named(name: str) -> type[Adapter]:
+    """The adapter of that name; KeyError when there is none, or when its library is not installed."""
+    return {adapter.name: adapter for adapter in load()[0]}[name]

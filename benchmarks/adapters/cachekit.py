@@ -1,0 +1,36 @@
+"""cachekit itself, at its defaults: deadline, opaque check, fork check, function generation and freshness verdict all on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.adapters.base import TTL_S, Adapter, Function, library
+
+cachekit = library("cachekit")
+if not hasattr(cachekit, "Cache"):
+    raise ImportError("cachekit has no Cache yet")
+
+
+class Cachekit(Adapter):
+    name = "cachekit"
+    decorated_by_hand = False
+
+    def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
+        query = "" if timeout_s is None else f"?deadline={timeout_s * 1000:.0f}ms"
+        self.cache = cache = cachekit.Cache(f"memcached://{','.join(addresses)}{query}", prefix="bench")
+        self.get, self.set, self.delete = cache.get, cache.set, cache.delete
+        self.get_many, self.set_many = cache.get_many, cache.set_many
+
+    def set_for(self, key: str, value: bytes, ttl_s: int) -> Any:
+        return self.cache.set(key, value, ttl=ttl_s)
+
+    def decorate(self, function: Function) -> Function:
+        decorated: Function = self.cache(ttl=TTL_S)(function)
+        return decorated
+
+    def close(self) -> None:
+        self.cache.close()
+
+
+ADAPTERS = (Cachekit,)

@@ -1,0 +1,44 @@
+"""dogpile.cache on pylibmc and on pymemcache; a key mangler is needed as soon as a key holds a space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from benchmarks.adapters.base import TTL_S, Adapter, Function, library
+
+dogpile = library("dogpile.cache")
+util = library("dogpile.cache.util")
+
+
+class _Dogpile(Adapter):
+    decorated_by_hand = False
+    verbs = frozenset()
+    backend: ClassVar[str]
+
+    def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
+        region: Any = dogpile.make_region(
+            function_key_generator=util.kwarg_function_key_generator, key_mangler=util.sha1_mangle_key
+        )
+        self.region = region.configure(self.backend, expiration_time=TTL_S, arguments={"url": list(addresses)})
+
+    def decorate(self, function: Function) -> Function:
+        decorated: Function = self.region.cache_on_arguments()(function)
+        return decorated
+
+
+class DogpilePylibmc(_Dogpile):
+    name = "dogpile.cache + pylibmc"
+    backend = "dogpile.cache.pylibmc"
+
+    def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
+        library("pylibmc")
+        super().__init__(addresses)
+
+
+class DogpilePymemcache(_Dogpile):
+    name = "dogpile.cache + pymemcache"
+    backend = "dogpile.cache.pymemcache"
+
+
+ADAPTERS = (DogpilePylibmc, DogpilePymemcache)

@@ -1,0 +1,32 @@
+"""emcache: asyncio, with a parser in Cython; it has no decorator and no bulk set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.adapters.base import AsyncAdapter, library, split_address
+
+emcache = library("emcache")
+
+
+class Emcache(AsyncAdapter):
+    name = "emcache (asyncio)"
+    verbs = frozenset({"get", "set", "delete", "get_many"})
+    decorates = False
+    bytes_keys = True
+
+    def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
+        super().__init__(addresses)
+        nodes = [emcache.MemcachedHostAddress(*split_address(address)) for address in addresses]
+        timeouts = {} if timeout_s is None else {"timeout": timeout_s, "connection_timeout": timeout_s}
+        self.client: Any = self.wait(emcache.create_client(nodes, **timeouts))
+        self.get, self.set, self.delete = self.client.get, self.client.set, self.client.delete
+        self.get_many = self.client.get_many
+
+    def close(self) -> None:
+        self.wait(self.client.close())
+        super().close()
+
+
+ADAPTERS = (Emcache,)

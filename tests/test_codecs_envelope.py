@@ -1,0 +1,106 @@
+"""The header before every cached function's value."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cachekit.codecs.envelope import FOREVER, HEAD, VERSION, Header, fingerprint, open_envelope, seal
+from cachekit.errors import DecodeError
+
+u32 = st.integers(0, 2**32 - 1)
+u64 = st.integers(0, 2**64 - 1)
+headers = st.builds(
+    Header,
+    fingerprint=st.binary(min_size=16, max_size=16),
+    created_ms=u64,
+    ttl_ms=u64,
+    stale_ms=u64,
+    stale_if_error_ms=u64,
+    hard_s=u32,
+    delta_us=u32,
+    generations=st.lists(u64, min_size=1, max_size=255).map(tuple),
+)
+PLAIN = Header(b"0123456789abcdef", 1_700_000_000_000)
+
+
+@given(headers, st.binary(max_size=64))
+def test_round_trip(header: Header, payload: bytes) -> None:
+    """Every header comes back as it was sealed, and the payload begins where it says."""
+    data = seal(header, payload)
+    assert open_envelope(data) == (header, len(data) - len(payload))
+    assert data[open_envelope(data)[1] :] == payload
+
+
+@given(headers)
+def test_hot_path_is_one_read(header: Header) -> None:
+    """One unpack_from gives every fixed field and the first generation."""
+    version, count, length, own, *numbers = HEAD.unpack_from(seal(header, b"payload"))
+    assert (version, count, own) == (VERSION, len(header.generations), header.fingerprint)
+    assert length == HEAD.size + 8 * (count - 1)
+    assert tuple(numbers) == (*header[1:7], header.generations[0])
+
+
+@given(headers, st.data())
+def test_truncated(header: Header, data: st.DataObject) -> None:
+    """A header that is cut anywhere is a DecodeError."""
+    sealed = seal(header, b"")
+    with pytest.raises(DecodeError):
+        open_envelope(sealed[: data.draw(st.integers(0, len(sealed) - 1))])
+
+
+@given(st.binary(max_size=400))
+def test_garbage(data: bytes) -> None:
+    """Garbage is a DecodeError or a header that lies wholly inside the data; nothing else is ever raised."""
+    try:
+        header, at = open_envelope(data)
+    except DecodeError:
+        return
+    assert HEAD.size <= at <= len(data)
+    assert len(header.generations) >= 1
+
+
+@pytest.mark.parametrize("version", [0, 2, 255])
+def test_foreign_version(version: int) -> None:
+    """Another version is a miss that names it, not a guess."""
+    with pytest.raises(DecodeError, match=f"version {version} "):
+        open_envelope(bytes([version]) + seal(PLAIN, b"x")[1:])
+
+
+def test_later_fields_are_stepped_over() -> None:
+    """A header that a later release made longer is read: its length says where the payload begins."""
+    data = seal(PLAIN, b"")
+    longer = data[:2] + (len(data) + 4).to_bytes(2, "big") + data[4:] + b"more" + b"payload"
+    header, at = open_envelope(longer)
+    assert header == PLAIN
+    assert longer[at:] == b"payload"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        PLAIN._replace(fingerprint=b"short"),
+        PLAIN._replace(generations=()),
+        PLAIN._replace(generations=(1,) * 256),
+        PLAIN._replace(created_ms=-1),
+        PLAIN._replace(ttl_ms=2**64),
+        PLAIN._replace(hard_s=2**32),
+        PLAIN._replace(generations=(1, -1)),
+    ],
+)
+def test_unwritable_headers(bad: Header) -> None:
+    """A header that does not fit its fields is an error of the writer, never a wrong header."""
+    with pytest.raises(ValueError, match="header"):
+        seal(bad, b"")
+
+
+def test_delta_is_capped() -> None:
+    """A run longer than 71 minutes is stored as the longest that fits."""
+    assert open_envelope(seal(PLAIN._replace(delta_us=2**40), b""))[0].delta_us == 2**32 - 1
+
+
+def test_fingerprint_is_the_end_of_the_key() -> None:
+    """The last 16 characters of the wire key, which are 96 bits of its digest."""
+    assert fingerprint(b"app:report:AbCdEfGh0123456789abcdef") == b"0123456789abcdef"
+    assert PLAIN.ttl_ms == FOREVER
