@@ -1,7 +1,7 @@
 """``Cache``: what a user holds. It makes cached functions, and has the direct verbs.
 
-A ``Cache`` is cheap to make and touches nothing until it is used: an application can decorate its functions at import and
-say later, once, where the servers are.
+A ``Cache`` is cheap to make and touches nothing until it is used: an application can decorate its functions at import
+and say later, once, where the servers are.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ class Cache(Verbs):
     """A cache on a ring of Memcached servers, or on the embedded server of this process.
 
     Args:
-        url: ``"memcached://host[:port[:weight]],…"``, ``"memcached+tls://…"``, ``"unix:///path"``, ``"memory:"``, or a list of
-            servers. None: the environment's ``CACHEKIT_URL`` at first use, else the embedded server.
+        url: ``"memcached://host[:port[:weight]],…"``, ``"memcached+tls://…"``, ``"unix:///path"``, ``"memory:"``, or a
+            list of servers. None: the environment's ``CACHEKIT_URL`` at first use, else the embedded server.
         prefix: stands before every key, and separates applications that share servers.
         policy: what functions of this cache fall back on.
-        on_error: ``"degrade"``: direct verbs give their default on trouble; ``"raise"``: they raise it. Cached functions never do.
+        on_error: ``"degrade"``: direct verbs give their default on trouble; ``"raise"``: they raise it. Cached
+            functions never do.
 
     Raises ``ConfigurationError`` (a ``ValueError``). Never connects.
 
@@ -104,7 +105,9 @@ class Cache(Verbs):
         """
         with self._lock:
             if "_fleet" in self.__dict__:
-                raise ConfigurationError("configure() comes too late: this cache has been used; call it before the first use")
+                raise ConfigurationError(
+                    "configure() comes too late: this cache has been used; call it before the first use"
+                )
             if url is not None:
                 self._target = parse_target(url)
             if policy is not None:
@@ -112,13 +115,15 @@ class Cache(Verbs):
 
     def register(
         self,
-        type: type[T],
+        type: type[T],  # noqa: A002
         *,
         name: str | None = None,
         encode: Callable[[T], object] | None = None,
         decode: Callable[[Any], T] | None = None,
     ) -> type[T]:
-        """Let values of this class be stored. ``encode`` gives plain data, ``decode`` takes it back; see the codecs' page."""
+        """Let values of this class be stored. ``encode`` gives plain data, ``decode`` takes it back; see the codecs'
+        page.
+        """
         return self._registry.register(type, name=name, encode=encode, decode=decode)
 
     # -- the decorator -----------------------------------------------------------------------------------------------
@@ -132,6 +137,8 @@ class Cache(Verbs):
     @overload
     def __call__(
         self,
+        function: None = None,
+        /,
         *,
         ttl: Any = ...,
         key: str | Callable[..., object] | None = ...,
@@ -146,10 +153,12 @@ class Cache(Verbs):
 
         Args:
             ttl: how long a result is fresh, 300 s by default; see ``Policy``.
-            key: what tells two calls apart instead of all arguments: a template ``"user:{user_id}"`` or a callable of the arguments.
+            key: what tells two calls apart instead of all arguments: a template ``"user:{user_id}"`` or a callable of
+                the arguments.
             ignore: names of arguments that make no difference.
             namespace: text, or a callable of the arguments, that stands before the function in the key.
-            version: a number or text to change when the result's meaning changes; ``"source"``: a fingerprint of the source.
+            version: a number or text to change when the result's meaning changes; ``"source"``: a fingerprint of the
+                source.
             codec: how values are written, by name or as a codec.
             policy: a ``Policy`` for what is not said here.
 
@@ -177,7 +186,9 @@ class Cache(Verbs):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Inside, cached functions just run, and store nothing: in this thread or task only. Direct verbs are not touched."""
+        """Inside, cached functions just run, and store nothing: in this thread or task only. Direct verbs are not
+        touched.
+        """
         with self._lock:
             self.off += 1
         token = _DISABLED.set((*_DISABLED.get(), id(self)))
@@ -190,7 +201,9 @@ class Cache(Verbs):
 
     def is_disabled(self) -> bool:
         """Whether cached functions just run here: inside ``disabled()``, or under ``CACHEKIT_DISABLE=1``."""
-        return bool(self.off) and (id(self) in _DISABLED.get() or os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0"))
+        return bool(self.off) and (
+            id(self) in _DISABLED.get() or os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0")
+        )
 
     def stats(self) -> Stats:
         """The counts of this process, and which servers are up."""
@@ -236,7 +249,9 @@ class Cache(Verbs):
         self._env = Env(fleet.names, self.hooks)
         fleet.on_fork = self._env.forked
         if fleet.embedded is not None:
-            logger.info("cachekit: the embedded server of this process holds the cache; its invalidations stay in this process")
+            logger.info(
+                "cachekit: the embedded server of this process holds the cache; its invalidations stay in this process"
+            )
         self._fleet = fleet
 
 
@@ -276,7 +291,7 @@ class Decorator:
             raise ConfigurationError(f"{name} is a generator: return a list, which can be stored")
         keys = compile_keys(inner, prefix=self._cache.prefix, **self._keys)  # type: ignore[arg-type]
         kind = CachedStaticMethod if isinstance(function, staticmethod) else CachedFunction
-        cached = kind(self._cache, inner, keys, self._policy)
+        cached: CachedFunction[..., Any] = kind(self._cache, inner, keys, self._policy)
         return CachedClassMethod(cached) if isinstance(function, classmethod) else cached
 
 

@@ -1,7 +1,7 @@
 """What every flow of one cache has at hand: clocks, tokens, the flights of this process, and where to report.
 
-Reporting is in one place so that the counts, the hooks and the log always tell the same: each failure, miss, wait and fill
-passes through exactly one of the methods below, whichever shell drives the flow.
+Reporting is in one place so that the counts, the hooks and the log always tell the same: each failure, miss, wait and
+fill passes through exactly one of the methods below, whichever shell drives the flow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ _WARNED_REASONS = ("unencodable", "too large", "refused", "no ttl")
 
 
 class Job(NamedTuple):
-    """One call: which entry it concerns, on which server, and how to compute its value. Arguments stay inside ``compute``."""
+    """One call: which entry it concerns, on which server, and how to compute its value. Arguments stay inside
+    ``compute``.
+    """
 
     recipe: Recipe
     key: bytes
@@ -35,7 +37,8 @@ class Job(NamedTuple):
 class Env:
     """The surroundings of one cache's flows.
 
-    ``now`` gives seconds since the epoch, ``monotonic`` seconds of a clock that never jumps, ``random`` numbers from 0 to below 1.
+    ``now`` gives seconds since the epoch, ``monotonic`` seconds of a clock that never jumps, ``random`` numbers from 0
+    to below 1.
     """
 
     def __init__(self, server_names: tuple[str, ...], hooks: Hooks) -> None:

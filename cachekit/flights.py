@@ -13,7 +13,8 @@ from typing import Any
 
 class Flight:
     """One run of the function that others may wait for. ``payload`` is the packed result (client flags, bytes) where it
-    could be packed, so that each waiter unpacks a copy of his own; ``value`` serves where it could not."""
+    could be packed, so that each waiter unpacks a copy of his own; ``value`` serves where it could not.
+    """
 
     __slots__ = ("_gate", "error", "landed", "payload", "value", "waiters")
 

@@ -1,13 +1,13 @@
 """The multi-step stories, written once for threads and for asyncio: what happens when a read was not plainly fresh.
 
-A caller with a cold key goes through ``call``: it judges the reply, and then fills, waits for whoever does, or voids what stands
-there and asks for the lease again. Whoever holds a lease goes through ``fill``: run the function, store under the lease's CAS
-number, or give the lease back. Nobody stores without a CAS that he held before the function began, so nothing newer is
-ever overwritten.
+A caller with a cold key goes through ``call``: it judges the reply, and then fills, waits for whoever does, or voids
+what stands there and asks for the lease again. Whoever holds a lease goes through ``fill``: run the function, store
+under the lease's CAS number, or give the lease back. Nobody stores without a CAS that he held before the function
+began, so nothing newer is ever overwritten.
 
-The lease: ``mg … N<stub>`` makes an empty item, the stub, and gives the W flag to exactly one caller; an invalidation deletes
-the stub, and with it the CAS number that the fill under way would store under. See memcached's protocol.txt, "Meta Get", and
-"Scaling Memcache at Facebook" (NSDI 2013) §3.2.1.
+The lease: ``mg … N<stub>`` makes an empty item, the stub, and gives the W flag to exactly one caller; an invalidation
+deletes the stub, and with it the CAS number that the fill under way would store under. See memcached's protocol.txt,
+"Meta Get", and "Scaling Memcache at Facebook" (NSDI 2013) §3.2.1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ _FOREVER_S = 3600.0
 
 
 class Filling(NamedTuple):
-    """A fill that the current context is inside of. ``ends``: monotonic seconds at which its lease may be taken over."""
+    """A fill that the current context is inside of. ``ends``: monotonic seconds at which its lease may be taken
+    over.
+    """
 
     flights: Flights
     key: bytes
@@ -130,7 +132,9 @@ _VOIDABLE = frozenset({Verdict.EXPIRED, Verdict.VOID, Verdict.GARBAGE, Verdict.A
 
 
 class _Patience:
-    """How one caller waits for another's fill: first for a flight of this process, else by asking again with growing pauses."""
+    """How one caller waits for another's fill: first for a flight of this process, else by asking again with growing
+    pauses.
+    """
 
     __slots__ = ("_missed", "began", "env", "job", "limit", "rounds")
 
@@ -140,8 +144,8 @@ class _Patience:
         self.rounds = 0
         self._missed = False
         self.limit = _FOREVER_S
-        # Inside another fill, wait at most half of what is left of its lease: two processes whose fills want each other's
-        # value would otherwise wait for ever.
+        # Inside another fill, wait at most half of what is left of its lease: two processes whose fills want each
+        # other's value would otherwise wait for ever.
         outer = FILLING.get()
         if outer:
             self.limit = max(0.0, (min(frame.ends for frame in outer) - env.monotonic()) / 2)
@@ -171,7 +175,11 @@ class _Patience:
         flight = env.flights.find(job.key, reply.cas)
         if flight is not None:
             return (yield from self._join(flight, self.limit - waited))
-        if lease_age_s(reply, job.recipe.stub_s) >= job.recipe.lease_s and reply.cas is not None and generations is not None:
+        if (
+            lease_age_s(reply, job.recipe.stub_s) >= job.recipe.lease_s
+            and reply.cas is not None
+            and generations is not None
+        ):
             outcome = yield from self._take_over(Lease(reply.cas, sent_at, generations))
             if outcome is not None:
                 return outcome
@@ -189,7 +197,9 @@ class _Patience:
         return None
 
     def _take_over(self, lease: Lease) -> Flow[tuple[Any] | None]:
-        """The filler is dead or slow: one waiter runs in his place, and stores under the same CAS, so the first store counts."""
+        """The filler is dead or slow: one waiter runs in his place, and stores under the same CAS, so the first
+        store counts.
+        """
         job, env = self.job, self.env
         opaque = env.opaque()
         request = take_over_request(job.key, job.recipe.lease_s, opaque)
@@ -200,7 +210,9 @@ class _Patience:
 
 
 def outcome_of(job: Job, flight: Flight) -> Any:
-    """What an ended flight gives its waiters: a copy of their own where the value could be packed, else the value; or its exception."""
+    """What an ended flight gives its waiters: a copy of their own where the value could be packed, else the value;
+    or its exception.
+    """
     if flight.error is not None:
         raise flight.error
     if flight.payload is not None:
@@ -213,32 +225,32 @@ def outcome_of(job: Job, flight: Flight) -> Any:
 
 def fill(job: Job, env: Env, lease: Lease) -> Flow[Any]:
     """Run the function under ``lease``, store what it returns, and hand it to the waiters of this process."""
+    flights = env.flights
     # Another thread may pilot a flight under the same CAS (a refresh beside a fill): its waiters are then his to serve.
-    pilot = env.flights.board(job.key, lease.cas)[1]
-    snapshot = Snapshot(lease.generations, env.now())
+    pilot = flights.board(job.key, lease.cas)[1]
     began = env.monotonic()
     try:
-        value = yield Compute(job.compute, Filling(env.flights, job.key, began + job.recipe.lease_s))
+        value = yield Compute(job.compute, Filling(flights, job.key, began + job.recipe.lease_s))
     except BaseException as error:
         if pilot:
             # Only an Exception is the function's answer; an interrupt is this caller's own, and the others compete again.
-            env.flights.crash(job.key, lease.cas, error if isinstance(error, Exception) else None)
+            flights.crash(job.key, lease.cas, error if isinstance(error, Exception) else None)
         if not isinstance(error, GeneratorExit):
             env.filled(job, env.monotonic() - began, "raised")
-            yield from _give_back(job, env, lease)
+            yield from _give_back(job, env, lease, flights)
         raise
     seconds = env.monotonic() - began
     packed: tuple[int, bytes] | None = None
     try:
         packed, lifetime, reason = _pack(job, env, value)
-        if packed is None or reason:
-            yield from _give_back(job, env, lease)
-        else:
-            sealed = job.recipe.seal(job.key, packed, lifetime, snapshot, seconds)
-            reason = yield from _store(job, env, lease, sealed)
+        if packed is not None and not reason:
+            snapshot = Snapshot(lease.generations, env.now())
+            reason = yield from _store(job, env, lease, job.recipe.seal(job.key, packed, lifetime, snapshot, seconds))
+        if reason not in ("", "superseded"):
+            yield from _give_back(job, env, lease, flights)
     finally:
         if pilot:
-            env.flights.land(job.key, lease.cas, value, packed)
+            flights.land(job.key, lease.cas, value, packed)
     env.filled(job, seconds, reason)
     return value
 
@@ -251,11 +263,11 @@ def _pack(job: Job, env: Env, value: Any) -> tuple[tuple[int, bytes] | None, flo
     recipe = job.recipe
     try:
         packed = recipe.packer.pack(value)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return None, None, f"unencodable: {error}"
     try:
         lifetime = lifetime_s(recipe.ttl, now=env.now(), result=value, jitter=recipe.jitter, random=env.random)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return packed, None, f"no ttl: {error!r}"
     return packed, lifetime, "ttl 0" if lifetime == 0 else ""
 
@@ -263,36 +275,40 @@ def _pack(job: Job, env: Env, value: Any) -> tuple[tuple[int, bytes] | None, flo
 def _store(job: Job, env: Env, lease: Lease, sealed: tuple[int, bytes, int]) -> Flow[str]:
     """Store under the lease; "" or the reason why it was not stored. Never retried: it may have gone through."""
     if len(sealed[1]) > job.recipe.max_value_bytes:
-        yield from _give_back(job, env, lease)
         return f"too large: {len(sealed[1])} bytes"
     opaque = env.opaque()
+    request = store_request(job.key, sealed, lease.cas, opaque)
     try:
-        replies: Replies = yield Exchange(
-            job.server, store_request(job.key, sealed, lease.cas, opaque), 1, opaque, held_since=lease.since
-        )
+        replies: Replies = yield Exchange(job.server, request, 1, opaque, held_since=lease.since)
     except ServerError as error:
         env.trouble(job, error)
-        return "server trouble"
+        return "lost"
     reply = replies.replies[0]
     if reply.code == "HD":
         return ""
-    if reply.code == "ERROR":
-        return f"refused: {reply.error}"
-    return "superseded"
+    return f"refused: {reply.error}" if reply.code == "ERROR" else "superseded"
 
 
-def _give_back(job: Job, env: Env, lease: Lease) -> Flow[None]:
-    """Let the next reader fill: nothing will be stored under this lease."""
+def _give_back(job: Job, env: Env, lease: Lease, flights: Flights) -> Flow[None]:
+    """Let the next reader fill: nothing will be stored under this lease, and what stood there is outdated.
+
+    Unlike a store it may go over a new connection: whatever it deletes by mistake is only computed again. A child that
+    was forked in the middle of the run leaves the lease to its parent.
+    """
+    if env.flights is not flights:
+        return
     opaque = env.opaque()
     request = give_back_request(job.key, lease.cas, opaque)
     try:
-        yield Exchange(job.server, request, 1, opaque, held_since=lease.since)
+        yield Exchange(job.server, request, 1, opaque, retry=True)
     except ServerError as error:
         env.trouble(job, error)
 
 
 def run_unprotected(job: Job, env: Env) -> Flow[Any]:
-    """Run without a lease and store nothing: the server can't be asked. Still once among the threads of this process."""
+    """Run without a lease and store nothing: the server can't be asked. Still once among the threads of this
+    process.
+    """
     flight, pilot = env.flights.board(job.key, None)
     if not pilot:
         began = env.monotonic()
@@ -340,7 +356,9 @@ def _read(job: Job, env: Env) -> Exchange:
 
 
 def _void_and_read(job: Job, env: Env, cas: int) -> Exchange:
-    """A void entry has no lease yet: delete exactly what was seen and read again, in one write, so that one reader gets it."""
+    """A void entry has no lease yet: delete exactly what was seen and read again, in one write, so that one reader
+    gets it.
+    """
     opaque = env.opaque()
     request = give_back_request(job.key, cas, opaque) + job.recipe.read(job.key, opaque)
     return Exchange(job.server, request, 2 + len(job.recipe.generations), opaque, skip=1)

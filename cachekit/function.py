@@ -59,8 +59,10 @@ class Call(Generic[R]):
 class Explanation:
     """Where an entry is and what is the matter with it.
 
-    ``state``: fresh, expired, invalidated, garbage, absent, being filled, or unreachable. Ages and ttls are in seconds, ``ttl_s``
-    None: for ever. ``size_bytes`` counts the stored value with its header; ``fill_s`` is how long the function ran for it.
+    ``state``: fresh, expired, invalidated, garbage, absent, being filled, or unreachable. Ages and ttls are in seconds,
+    ``ttl_s``
+    None: for ever. ``size_bytes`` counts the stored value with its header; ``fill_s`` is how long the function ran for
+        it.
     """
 
     key: Key
@@ -74,12 +76,14 @@ class Explanation:
 
 
 class CachedFunction(Generic[P, R]):
-    """A function whose results are kept; made by ``@cache``. Calling it returns the stored result or runs the function."""
+    """A function whose results are kept; made by ``@cache``. Calling it returns the stored result or runs the
+    function.
+    """
 
-    def __init__(
-        self, cache: Cache, function: Callable[..., R], keys: KeyMaker, policy: Policy
-    ) -> None:
+    def __init__(self, cache: Cache, function: Callable[..., R], keys: KeyMaker, policy: Policy) -> None:
         functools.update_wrapper(self, function)
+        self.__name__: str = getattr(function, "__name__", type(function).__name__)
+        self.__qualname__: str = getattr(function, "__qualname__", self.__name__)
         self._cache = cache
         self._function = function
         self._keys = keys
@@ -89,9 +93,8 @@ class CachedFunction(Generic[P, R]):
         self._read: Reader = self._first_read
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if self._cache.off:
-            if self._cache.is_disabled():
-                return self._function(*args, **kwargs)
+        if self._cache.off and self._cache.is_disabled():
+            return self._function(*args, **kwargs)
         return self._read(self._make(*args, **kwargs), self._function, args, kwargs)  # type: ignore[no-any-return]
 
     # -- one entry ---------------------------------------------------------------------------------------------------
@@ -103,8 +106,8 @@ class CachedFunction(Generic[P, R]):
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove this call's entry, and void any fill of it under way.
 
-        True once its server has acknowledged: from then no caller anywhere gets a value computed before. False: the server could
-        not be asked, and the entry may still be served until its ttl ends.
+        True once its server has acknowledged: from then no caller anywhere gets a value computed before. False: the
+        server could not be asked, and the entry may still be served until its ttl ends.
         """
         cache, key = self._cache, self._make(*args, **kwargs)
         index = cache._fleet.ring.index(key)
@@ -163,7 +166,9 @@ class CachedFunction(Generic[P, R]):
         return Call(self, args, kwargs)
 
     def many(self, calls: Iterable[Call[R]]) -> list[R]:
-        """The results of many calls, in their order: one window of reads over all servers, then one run for each miss."""
+        """The results of many calls, in their order: one window of reads over all servers, then one run for each
+        miss.
+        """
         wanted = list(calls)
         keys = [self._make(*call.args, **call.kwargs) for call in wanted]
         if self._cache.is_disabled():
@@ -180,7 +185,9 @@ class CachedFunction(Generic[P, R]):
         """
         recipe, cache = self._ready(), self._cache
         if not recipe.generations:
-            raise ConfigurationError(f"{self._keys.name}: invalidate_all() needs a generation; take group=False out of its policy")
+            raise ConfigurationError(
+                f"{self._keys.name}: invalidate_all() needs a generation; take group=False out of its policy"
+            )
         generation = recipe.generations[0]
         asks = []
         for index in range(len(cache._fleet.servers)):
@@ -237,7 +244,9 @@ class CachedFunction(Generic[P, R]):
         compute = functools.partial(self._function, *args, **kwargs)
         return Job(self._ready(), key, self._cache._fleet.ring.index(key), compute)
 
-    def _look(self, keys: list[bytes], found: dict[bytes, Reply], errors: list[ServerError]) -> dict[int, tuple[int, ...]]:
+    def _look(
+        self, keys: list[bytes], found: dict[bytes, Reply], errors: list[ServerError]
+    ) -> dict[int, tuple[int, ...]]:
         """Put what is stored under ``keys`` into ``found``; returns each server's generations. Takes no lease."""
 
         def take(key: bytes, flags: int, payload: bytes, cas: int) -> None:
@@ -274,7 +283,7 @@ class CachedFunction(Generic[P, R]):
 class CachedStaticMethod(CachedFunction[P, R]):
     """A cached ``staticmethod``: bound to nothing."""
 
-    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:  # type: ignore[override]
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
         return self
 
 
@@ -283,7 +292,8 @@ class CachedClassMethod(Generic[P, R]):
 
     def __init__(self, function: CachedFunction[..., R]) -> None:
         self.__func__ = function
-        functools.update_wrapper(self, function)
+        self.__wrapped__ = function.uncached
+        self.__doc__ = function.__doc__
 
     def __get__(self, instance: Any, owner: type | None = None, /) -> BoundFunction[P, R]:
         return BoundFunction(self.__func__, owner if owner is not None else type(instance))

@@ -1,8 +1,8 @@
 """Which servers may be asked, and when a silent one is tried again. Pure bookkeeping: no I/O, no clock, takes ``now``.
 
-A server is *up* until it proves otherwise. A refused connect proves it at once; a lost or silent connection proves it the
-second time in a row, since one lost reply may be one lost packet. A server marked *down* is not asked by callers at all
-(mcrouter calls this TKO): they fail at once, and a probe that rides on nobody's time asks it instead, first after
+A server is *up* until it proves otherwise. A refused connect proves it at once; a lost or silent connection proves it
+the second time in a row, since one lost reply may be one lost packet. A server marked *down* is not asked by callers at
+all (mcrouter calls this TKO): they fail at once, and a probe that rides on nobody's time asks it instead, first after
 about a second, then about once a second, with jitter so that a fleet does not probe in step. One good answer makes it
 up again, so recovery is used within two seconds.
 """

@@ -1,7 +1,8 @@
 """Events for whoever wants to watch a cache: metrics, tracing, tests. Free when nobody listens.
 
-A listener is a plain callable that takes one frozen event. It runs in the caller's thread, so it should be quick; what it
-raises is logged once and dropped, since watching a cache must never break it. Events never carry arguments or values.
+A listener is a plain callable that takes one frozen event. It runs in the caller's thread, so it should be quick; what
+it raises is logged once and dropped, since watching a cache must never break it. Events never carry arguments or
+values.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def opaque(token: int | bytes) -> bytes:
     if type(token) is int and token >= 0:
         token = b"%d" % token
     if type(token) is not bytes or not _OPAQUE(token):
-        raise RequestError(f"an opaque token is 1 to {MAX_OPAQUE_BYTES} printable bytes without a space, not {token!r:.100}")
+        raise RequestError(f"an opaque token is 1 to 31 printable bytes without a space, not {token!r:.100}")
     return b"O" + token
 
 
@@ -133,12 +133,16 @@ def mn() -> bytes:
 
 
 def get(keys: Iterable[bytes]) -> bytes:
-    """The classic multi-key get, answered by VALUEs and one END. It leaves the W of a stub alone. Raises RequestError."""
+    """The classic multi-key get, answered by VALUEs and one END. It leaves the W of a stub alone. Raises
+    RequestError.
+    """
     return _keys(b"get", keys)
 
 
 def gets(keys: Iterable[bytes]) -> bytes:
-    """The classic multi-key get that also tells the CAS numbers. It leaves the W of a stub alone. Raises RequestError."""
+    """The classic multi-key get that also tells the CAS numbers. It leaves the W of a stub alone. Raises
+    RequestError.
+    """
     return _keys(b"gets", keys)
 
 

@@ -1,8 +1,9 @@
 """What a flow may ask of the shell that drives it: small frozen values, one per kind of effect.
 
 A flow is a generator: it yields an op and is sent the outcome, or gets the outcome's exception thrown in at the same
-place. It never touches a socket, a clock or a lock itself, so a test can drive it with a list of scripted answers, and the sync and
-the asyncio shells tell the same story. (Named tuples and not dataclasses: a frozen dataclass takes three times as long to make.)
+place. It never touches a socket, a clock or a lock itself, so a test can drive it with a list of scripted answers, and
+the sync and the asyncio shells tell the same story. (Named tuples and not dataclasses: a frozen dataclass takes three
+times as long to make.)
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ class LeaseVoid(Unreachable):
 
 
 class Exchange(NamedTuple):
-    """Send ``request`` to a server, and answer with its ``count`` replies as ``Replies``. Raises a ``ServerError``.
+    """Send ``request`` to a server, and answer with its ``expected`` replies as ``Replies``. Raises a ``ServerError``.
 
     ``opaque``: the token that every reply must echo. ``skip``: how many replies at the front are of no interest.
-    ``held_since``: monotonic seconds at which the lease was given that this request spends. CAS numbers begin anew with a
-    restarted server, so such a request goes only over a connection opened before that; there being none raises ``LeaseVoid``.
-    ``retry``: the request may be sent once more when the connection turns out to have been closed.
+    ``held_since``: monotonic seconds at which the lease was given that this request spends. CAS numbers begin anew with
+    a restarted server, so such a request goes only over a connection opened before that; there being none raises
+    ``LeaseVoid``. ``retry``: the request may be sent once more when the connection turns out to have been closed.
     """
 
     server: int
     request: bytes
-    count: int
+    expected: int
     opaque: int
     retry: bool = False
     held_since: float | None = None
@@ -45,13 +46,17 @@ class Replies(NamedTuple):
 
 
 class Gather(NamedTuple):
-    """Several exchanges with different servers at once; answers with a list of ``Replies`` or ``ServerError``, in order."""
+    """Several exchanges with different servers at once; answers with a list of ``Replies`` or ``ServerError``, in
+    order.
+    """
 
     exchanges: tuple[Exchange, ...]
 
 
 class Compute(NamedTuple):
-    """Run the user's function inside ``frame``, which says what it fills; answers with its result, raises what it raises."""
+    """Run the user's function inside ``frame``, which says what it fills; answers with its result, raises what it
+    raises.
+    """
 
     call: Callable[[], Any]
     frame: Any

@@ -1,10 +1,10 @@
 """What is wanted of an entry, and what a reply means for it now. Pure: no I/O, takes ``now``.
 
 The entry's own header judges, not the server's clock, which ticks in whole seconds: the header holds when the value was
-made and for how long it is good, in milliseconds. The server's expiry is only the hard end behind it. Machines disagree about
-the time of day, so the age by the header is clamped to the age that the server saw (its lifetime as stored, less the
-``t`` of the reply), give or take the second by which the server's clock may be off: no skew between two machines can make
-old data young.
+made and for how long it is good, in milliseconds. The server's expiry is only the hard end behind it. Machines disagree
+about the time of day, so the age by the header is clamped to the age that the server saw (its lifetime as stored, less
+the ``t`` of the reply), give or take the second by which the server's clock may be off: no skew between two machines
+can make old data young.
 
 ``judge`` turns a reply into one verdict::
 
@@ -64,8 +64,10 @@ class Policy:
 
     Args:
         ttl: how long a value is fresh: seconds, ``timedelta``, ``"5m"``, ``None`` (forever), a schedule of
-            ``cachekit.expiry``, or a callable of the result that returns one of these. 0 runs the function and stores nothing.
-        jitter: the share of the ttl (0 to below 1) by which it is shortened at random, so that entries made together don't end together.
+            ``cachekit.expiry``, or a callable of the result that returns one of these. 0 runs the function and stores
+            nothing.
+        jitter: the share of the ttl (0 to below 1) by which it is shortened at random, so that entries made together
+            don't end together.
         codec: name of a codec, or a codec.
         group: whether ``invalidate_all`` works; False saves the function's generation on every hit.
         lease: seconds after which a fill that has not ended may be taken over by another caller.
@@ -81,7 +83,9 @@ class Policy:
         if self.ttl is not UNSET:
             parse_ttl(self.ttl)
         if self.jitter is not UNSET and not (_is_number(self.jitter) and 0 <= self.jitter < 1):
-            raise ConfigurationError(f"jitter={self.jitter!r}: a number from 0 to below 1, the share of the ttl to vary by")
+            raise ConfigurationError(
+                f"jitter={self.jitter!r}: a number from 0 to below 1, the share of the ttl to vary by"
+            )
         if self.lease is not UNSET and not (_is_number(self.lease) and 1 <= self.lease <= 86_400):
             raise ConfigurationError(f"lease={self.lease!r}: seconds from 1 to 86400")
         if self.group is not UNSET and not isinstance(self.group, bool):

@@ -1,7 +1,8 @@
 """How the entries of one function are read, judged, opened and sealed: everything about them that no call changes.
 
-Two kinds of entry share the flows. A cached function's value travels behind an envelope that judges its freshness; a direct
-verb's value (``get_or_set``) is plain, so that other programs can read it, and is fresh as long as the server keeps it.
+Two kinds of entry share the flows. A cached function's value travels behind an envelope that judges its freshness; a
+direct verb's value (``get_or_set``) is plain, so that other programs can read it, and is fresh as long as the server
+keeps it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _UNGROUPED = (0,)
 
 
 class Snapshot(NamedTuple):
-    """What held when a fill began: the generations, read before the function ran, and the time of day in seconds."""
+    """What an entry is valid under: the generations, read before the function ran, and when it ended (seconds since 1970)."""
 
     generations: tuple[int, ...]
     created_s: float
@@ -64,7 +65,9 @@ class Recipe:
         self.read_template = b"".join(asked)
 
     def read(self, key: bytes, opaque: int) -> bytes:
-        """The read of ``key`` with its lease, and of the generations over it: one write, ``1 + len(generations)`` replies."""
+        """The read of ``key`` with its lease, and of the generations over it: one write, ``1 + len(generations)``
+        replies.
+        """
         return self.read_template % (key, opaque, *(opaque,) * len(self.generations))
 
     def judge(self, reply: Reply, generations: tuple[int, ...] | None, key: bytes, now_s: float) -> Judgement:
@@ -97,7 +100,8 @@ class Recipe:
         flags, payload = packed
         if not self.enveloped:
             return flags, payload, exptime(lifetime_s, snapshot.created_s)
-        # One second more than the ttl: the server's clock ticks in whole seconds and must not end a value before its header does.
+        # One second more than the ttl: the server's clock ticks in whole seconds and must not end a value before its
+        # header does.
         hard_s = None if lifetime_s is None else math.ceil(lifetime_s) + 1
         header = Header(
             fingerprint=key[-16:],

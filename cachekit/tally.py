@@ -1,7 +1,7 @@
 """What a cached function has done so far: plain counters, and the frozen picture of them that ``info()`` returns.
 
-A count is one ``+= 1`` on the hot path, without a lock. Where threads run truly in parallel (a free-threaded build) two of them
-may now and then count as one; nothing but the statistics depends on it.
+A count is one ``+= 1`` on the hot path, without a lock. Where threads run truly in parallel (a free-threaded build) two
+of them may now and then count as one; nothing but the statistics depends on it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 class Info:
     """The counts of one function, or of a cache's direct verbs, in this process since it started.
 
-    ``hits``: calls served from a stored value. ``misses``: calls that found none that could be used. ``stale``: hits on a value
-    past its ttl. ``fills``: runs of the function. ``waits``: calls that waited for somebody else's run. ``errors``: exchanges
-    with a server that failed, each hidden from the caller. ``unstored``: results that did not go into the cache.
-    ``seconds_saved``: running time that hits did without, by the running time of the fill that made each value.
+    ``hits``: calls served from a stored value. ``misses``: calls that found none that could be used. ``stale``: hits on
+    a value past its ttl. ``fills``: runs of the function. ``waits``: calls that waited for somebody else's run.
+    ``errors``: exchanges with a server that failed, each hidden from the caller. ``unstored``: results that did not go
+    into the cache. ``seconds_saved``: running time that hits did without, by the running time of the fill that made
+    each value.
     """
 
     hits: int

@@ -134,7 +134,7 @@ def test_both_zstd_libraries_read_each_other() -> None:
 
 
 def test_a_process_without_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any zstd: zlib writes, asking for zstd is an error at once, a zstd value is a miss that names the extra."""
+    """Without any zstd: zlib writes, asking for zstd is an error, a zstd value is a miss that names the extra."""
     packed = squeeze(b"x" * 1000, flags.ZSTD, limit=LIMIT)
     assert packed is not None
     monkeypatch.delitem(compress.METHODS, flags.ZSTD)

@@ -43,7 +43,7 @@ def test_ms_takes_only_bytes(data: bytes) -> None:
         meta.ms(b"k", data)
 
 
-_BAD_KEYS = [b"", b" ", b"a b", b"a\r\nmn", b"a\n", b"\0", b"a\x7f", b"a\tb", b"k" * 251, "text", None, 7]
+_BAD_KEYS: list[object] = [b"", b" ", b"a b", b"a\r\nmn", b"a\n", b"\0", b"a\x7f", b"a\tb", b"k" * 251, "text", None, 7]
 _BAD_KEYS += [bytearray(b"k")]
 _CALLS = {
     "mg": meta.mg,

@@ -257,7 +257,7 @@ class TestBadAddresses:
         """Either host and port or a path, and a finite weight above 0."""
         for arguments in ({}, {"host": "a"}, {"host": "a", "port": 1, "path": "/a"}):
             with pytest.raises(ConfigurationError, match="either a host and a port, or a path"):
-                Server("x", **arguments)  # type: ignore[arg-type]
+                Server("x", **arguments)
         for weight in (0, -1, float("nan"), float("inf"), 1e7, "2", None):
             with pytest.raises(ConfigurationError, match="weight"):
                 Server("x", host="a", port=1, weight=weight)  # type: ignore[arg-type]

@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import Any, ClassVar
 from zlib import crc32
 
+from benchmarks.fake import Hook
+
 Function = Callable[..., Any]
 TTL_S = 300
 

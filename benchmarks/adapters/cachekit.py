@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.adapters.base import TTL_S, Adapter, Function, library
+from benchmarks.fake import Hook
 
 cachekit = library("cachekit")
 if not hasattr(cachekit, "Cache"):
@@ -28,6 +29,10 @@ class Cachekit(Adapter):
     def decorate(self, function: Function) -> Function:
         decorated: Function = self.cache(ttl=TTL_S)(function)
         return decorated
+
+    def sockets(self) -> list[Hook]:
+        """The idle connections of the fleet; `Connection` keeps its socket's bound methods in `_send` and `_recv`."""
+        return [Hook(connection, "_send", "_recv") for row in self.cache._fleet.shelves.rows for connection in row]
 
     def close(self) -> None:
         self.cache.close()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from benchmarks.adapters.base import TTL_S, Adapter, Function, library
+from benchmarks.adapters.pymemcache import hook_of
+from benchmarks.fake import Hook
 
 dogpile = library("dogpile.cache")
 util = library("dogpile.cache.util")
@@ -39,6 +41,9 @@ class DogpilePylibmc(_Dogpile):
 class DogpilePymemcache(_Dogpile):
     name = "dogpile.cache + pymemcache"
     backend = "dogpile.cache.pymemcache"
+
+    def sockets(self) -> list[Hook]:
+        return [hook_of(client) for client in self.region.backend.client.clients.values()]
 
 
 ADAPTERS = (DogpilePylibmc, DogpilePymemcache)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.adapters.base import Adapter, library, split_address
+from benchmarks.fake import Hook
 
 base = library("pymemcache.client.base")
 hashed = library("pymemcache.client.hash")
@@ -32,6 +33,20 @@ def options(timeout_s: float | None) -> dict[str, Any]:
     return {"default_noreply": False, "no_delay": True, **timeouts}
 
 
+class Stand:
+    """A socket that can be faked: the methods of a real one are slots, so they are looked up here."""
+
+    def __init__(self, sock: Any) -> None:
+        self.sendall, self.recv, self.close = sock.sendall, sock.recv, sock.close
+
+
+def hook_of(client: Any) -> Hook:
+    """A `Client` calls `self.sock.sendall` and `self.sock.recv`."""
+    if not isinstance(client.sock, Stand):
+        client.sock = Stand(client.sock)
+    return Hook(client.sock, "sendall", "recv")
+
+
 class Client(_Pymemcache):
     name = "pymemcache Client"
     thread_safe = False
@@ -39,6 +54,10 @@ class Client(_Pymemcache):
 
     def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
         self.bind(base.Client(split_address(addresses[0]), **options(timeout_s)))
+
+
+    def sockets(self) -> list[Hook]:
+        return [hook_of(self.client)]
 
 
 class PooledClient(_Pymemcache):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.adapters.base import Adapter, Function
+from benchmarks.fake import Hook
 from benchmarks.raw import RawClient, RawRing, raw_decorator
 
 
@@ -24,6 +25,9 @@ class Raw(Adapter):
 
     def decorate(self, function: Function) -> Function:
         return raw_decorator(self.client)(function)
+
+    def sockets(self) -> list[Hook]:
+        return [Hook(self.client, "_sendall", "_receive_into", receive_into=True)]
 
     def close(self) -> None:
         self.client.close()

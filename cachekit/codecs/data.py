@@ -50,6 +50,10 @@ _LOOK_INTO: Final = frozenset({dict, list, bytearray, memoryview, Ext, Fragment}
 _MAX_CONTAINERS: Final = 8 << 20
 """Each takes a byte at least; it also ends the walk through a value that holds the same lists over and over."""
 
+_SINGLE: Final = frozenset([*range(0x81), 0x90, 0xA0, 0xC0, 0xC2, 0xC3, *range(0xE0, 0x100)])
+"""First bytes that are whole values. The C library stops there and ignores the rest: text, JSON or a pickle would read as
+some small number or an empty dict."""
+
 _last_trouble: Final = threading.local()
 """Why a hook failed: the C library replaces whatever a hook raises by an error that says only that it failed."""
 
@@ -99,15 +103,21 @@ class DataCodec:
     def decode(self, payload: bytes) -> object:
         """The value. Raises DecodeError for garbage, a class that is not known here, or too deep a nest."""
         try:
-            return unpackb(payload, ext_hook=self._hook)
+            value = unpackb(payload, ext_hook=self._hook)
         except Exception as error:  # noqa: BLE001 - hostile bytes end as one error
-            trouble = _trouble_of(error)
-        if isinstance(trouble, nesting.TooDeep):
-            try:
-                return unpackb(payload, ext_hook=self._hook_for(nesting.BUDGET, exact=True))
-            except Exception as error:  # noqa: BLE001
-                trouble = _trouble_of(error)
-        raise trouble
+            value = self._second_look(payload, _trouble_of(error))
+        if payload[0] in _SINGLE and len(payload) != 1:
+            raise DecodeError("stored bytes go on after a value that is a single byte")
+        return value
+
+    def _second_look(self, payload: bytes, trouble: DecodeError) -> object:
+        """Only what seemed too deep is read again, by its real depth."""
+        if not isinstance(trouble, nesting.TooDeep):
+            raise trouble
+        try:
+            return unpackb(payload, ext_hook=self._hook_for(nesting.BUDGET, exact=True))
+        except Exception as error:
+            raise _trouble_of(error) from error
 
     def _hook_for(self, budget: int, *, exact: bool) -> Callable[[int, bytes], object]:
         decoders = scalars.DECODERS

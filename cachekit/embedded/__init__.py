@@ -18,8 +18,8 @@ Where it differs from a real server, on purpose:
 
 - Its clock does not tick in whole seconds: an item stored for 1 s lives 1 s. The remaining ttl is still told in whole
   seconds, rounded up, and compared as such with R, so ``R1`` never fires on a live item here either.
-- One least-recently-used list within one byte budget, instead of slab classes with segmented lists; ``cls`` in ``me`` is
-  always 1. ``stats`` has no sub-statistics.
+- One least-recently-used list within one byte budget, instead of slab classes with segmented lists; ``cls`` in ``me``
+  is always 1. ``stats`` has no sub-statistics.
 - ``flush_all`` frees the memory at once, a delayed one when the first command after the delay comes.
 """
 

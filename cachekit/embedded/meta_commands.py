@@ -310,9 +310,7 @@ def ma(store: Store, words: list[bytes], now: float) -> bytes:
     if asked.mode not in ("", "I", "+", "D", "-"):
         return b"CLIENT_ERROR invalid mode for ma M token\r\n"
     up, numbers = asked.mode in ("", "I", "+"), asked.numbers
-    code, text, item = writes.add_delta(
-        store, asked.key, numbers.get(_D, 1), now, up=up, cas=numbers.get(_C, 0)
-    )
+    code, text, item = writes.add_delta(store, asked.key, numbers.get(_D, 1), now, up=up, cas=numbers.get(_C, 0))
     quiet = asked.quiet and code == writes.STORED
     created = code == writes.NOT_FOUND and _N in numbers
     if created:

@@ -101,7 +101,7 @@ class Store:
     # -- time
 
     def expires_at(self, exptime: int, now: float) -> float:
-        """When it ends: 0 never, negative at once, up to 30 days from now, else a date (protocol.txt, *Expiration times*)."""
+        """When it ends (protocol.txt, *Expiration times*): 0 never, negative at once, over 30 days a date."""
         if exptime == 0:
             return inf
         if exptime < 0:

@@ -60,7 +60,7 @@ def write(
 
 
 def _accept_older(item: Item, old: Item, cas: int, stale_if_older: bool) -> bool:
-    """protocol.txt, *Meta Set*, I: "a CAS value that is _lower_ … may be accepted, but the item will be marked as stale"."""
+    """protocol.txt, *Meta Set*, I: "a CAS value that is _lower_ … may be accepted", as stale."""
     if not stale_if_older or not 0 < cas < old.cas:
         return False
     item.expires_at, item.stale, item.claimed = old.expires_at, True, old.claimed

@@ -163,7 +163,7 @@ def _define(
     generated.__kwdefaults__ = {p.name: p.default for p in given if p.kind is keyword_only} or None
     generated.__name__ = identity.qualname.rpartition(".")[2]
     generated.__qualname__ = identity.qualname
-    generated.__module__ = function.__module__
+    generated.__module__ = getattr(function, "__module__", None)
     return generated  # type: ignore[no-any-return]
 
 

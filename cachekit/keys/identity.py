@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
-from types import MethodType
+from types import ModuleType
 from typing import Any
 
 from cachekit.errors import ConfigurationError
@@ -100,7 +100,9 @@ def identify(
 def _describe(function: Callable[..., object]) -> tuple[str, str, inspect.Signature]:
     module = getattr(function, "__module__", None) or "__main__"  # None: exec'd without a __name__, as in a notebook
     qualname = getattr(function, "__qualname__", None)
-    if isinstance(function, MethodType) or not isinstance(module, str) or not isinstance(qualname, str):
+    owner = getattr(function, "__self__", None)
+    bound = owner is not None and not isinstance(owner, ModuleType)
+    if bound or not isinstance(module, str) or not isinstance(qualname, str):
         raise ConfigurationError(
             f"a {type(function).__name__} has no name of its own to key by: "
             "decorate a function, and a method where its class defines it"

@@ -40,16 +40,20 @@ def fetch(
     command: bytes = b"get",
     generation: bytes | None = None,
 ) -> dict[int, tuple[int, ...]]:
-    """Read ``keys`` with the classic ``get`` or ``gets``, which take no lease and echo each key (protocol.txt, Retrieval).
+    """Read ``keys`` with the classic ``get`` or ``gets``, which take no lease and echo each key (protocol.txt,
+    Retrieval).
 
-    ``generation``: a record to ask for behind the values, in the same write; returns its number by server. Absent, it is not made.
+    ``generation``: a record to ask for behind the values, in the same write; returns its number by server. Absent, it
+    is not made.
     """
     waiting = by_server(keys, fleet)
     numbers: dict[int, tuple[int, ...]] = {}
     behind = b"" if generation is None else b"mg %b c\r\n" % generation
     while waiting:
         batch = {index: group[:BATCH_KEYS] for index, group in waiting.items()}
-        asks: list[Ask] = [(index, b"%b %b\r\n%b" % (command, b" ".join(group), behind)) for index, group in batch.items()]
+        asks: list[Ask] = [
+            (index, b"%b %b\r\n%b" % (command, b" ".join(group), behind)) for index, group in batch.items()
+        ]
         answers = [_Answer(set(group), take, generation is not None) for group in batch.values()]
         waiting = {index: group[BATCH_KEYS:] for index, group in waiting.items() if len(group) > BATCH_KEYS}
 
@@ -79,7 +83,11 @@ class _Answer:
         at = self._values(data, connection)
         waited = False
         while not data.startswith(b"END\r\n", at) or (self._behind and data.find(b"\r\n", at + 5) < 0):
-            if not (data.startswith(b"VALUE ", at) or b"VALUE ".startswith(data[at:]) or b"END\r\n".startswith(data[at : at + 5])):
+            if not (
+                data.startswith(b"VALUE ", at)
+                or b"VALUE ".startswith(data[at:])
+                or b"END\r\n".startswith(data[at : at + 5])
+            ):
                 raise self._nonsense(data[at:], connection)
             # What was taken is let go of, so that a long answer is not copied again with every part of it.
             data, waited = connection.receive_more(data[at:], until), True
@@ -121,20 +129,19 @@ class _Answer:
 
     def _nonsense(self, data: bytes, connection: AnyConnection) -> ProtocolError:
         connection.close()
-        return ProtocolError(f"{connection.name}: not an answer to what was asked: {data[:40]!r}", server=connection.name)
+        return ProtocolError(
+            f"{connection.name}: not an answer to what was asked: {data[:40]!r}", server=connection.name
+        )
 
 
-def send_all(
-    commands: Mapping[bytes, bytes], fleet: Fleet, plain: bytes, failed: Failed
-) -> dict[bytes, str]:
-    """Send one command a key; returns the reply's code for each key whose reply was not ``plain`` (the usual answer's bytes).
+def send_all(commands: Mapping[bytes, bytes], fleet: Fleet, plain: bytes, failed: Failed) -> dict[bytes, str]:
+    """Send one command a key; returns the reply's code for each key whose reply was not ``plain`` (the usual answer's
+    bytes).
 
     The commands bear no opaque, so that the usual answer to a whole batch is known to the byte and is recognised by
     one comparison; replies come in the order of the commands.
     """
-    waiting = {
-        index: batches(commands[key] for key in group) for index, group in by_server(commands, fleet).items()
-    }
+    waiting = {index: batches(commands[key] for key in group) for index, group in by_server(commands, fleet).items()}
     order = {index: iter(group) for index, group in by_server(commands, fleet).items()}
     odd: dict[bytes, str] = {}
     while waiting:

@@ -1,8 +1,8 @@
 """The direct verbs, for whoever has a key of his own: the usual client's words, with the usual meaning.
 
-Values are plain, so other programs can read them; each reply is checked by the key that it echoes. Reads use the classic
-``get`` and ``gets``, since every ``mg`` may take a lease away from a reader who would fill (memcached's protocol.txt,
-"Meta Get", the W flag).
+Values are plain, so other programs can read them; each reply is checked by the key that it echoes. Reads use the
+classic ``get`` and ``gets``, since every ``mg`` may take a lease away from a reader who would fill (memcached's
+protocol.txt, "Meta Get", the W flag).
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ T = TypeVar("T")
 class Verbs:
     """The blocking direct verbs of a cache.
 
-    On trouble with a server a read gives its default and a write gives False; it is counted, and ``Cache(on_error="raise")``
-    raises it instead. A key is a ``str`` of printable ASCII without spaces; the cache's prefix is put before it,
-    except before a ``Key``. Raises ``RequestError`` (a ``ValueError``) for a key that Memcached would refuse.
+    On trouble with a server a read gives its default and a write gives False; it is counted, and
+    ``Cache(on_error="raise")`` raises it instead. A key is a ``str`` of printable ASCII without spaces; the cache's
+    prefix is put before it, except before a ``Key``. Raises ``RequestError`` (a ``ValueError``) for a key that
+    Memcached would refuse.
 
     ``ttl=`` is in seconds, or anything else that ``@cache(ttl=…)`` takes; the cache's policy says the default.
     """
@@ -106,7 +107,9 @@ class Verbs:
         return found[0]
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """The values of those ``keys`` that have one. Every server is asked at once; a server in trouble costs its own keys only."""
+        """The values of those ``keys`` that have one. Every server is asked at once; a server in trouble costs its
+        own keys only.
+        """
         prefix = self._prefix
         names = {wire_key(prefix, key): key for key in keys}
         found: dict[str, Any] = {}
@@ -134,7 +137,9 @@ class Verbs:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def set(self, key: str, value: Any, ttl: Any = UNSET) -> bool:
-        """Store ``value``; True when the server said that it is stored. A ttl of 0 stores nothing, and removes what was there."""
+        """Store ``value``; True when the server said that it is stored. A ttl of 0 stores nothing, and removes what
+        was there.
+        """
         return self._store(key, value, ttl, b"")
 
     def add(self, key: str, value: Any, ttl: Any = UNSET) -> bool:
@@ -171,16 +176,21 @@ class Verbs:
     def incr(self, key: str, delta: int = 1, initial: int | None = None, ttl: Any = UNSET) -> int | None:
         """Add ``delta`` to a stored number on the server, and return the sum; it wraps at 2**64.
 
-        Where nothing is stored: store ``initial`` for ``ttl`` and return it, or return None when no initial value is given.
+        Where nothing is stored: store ``initial`` for ``ttl`` and return it, or return None when no initial value is
+        given.
         """
         return self._count(key, delta, initial, ttl, b"MI")
 
     def decr(self, key: str, delta: int = 1, initial: int | None = None, ttl: Any = UNSET) -> int | None:
-        """Subtract ``delta`` from a stored number on the server, not below 0, and return the difference; see ``incr``."""
+        """Subtract ``delta`` from a stored number on the server, not below 0, and return the difference; see
+        ``incr``.
+        """
         return self._count(key, delta, initial, ttl, b"MD")
 
     def set_many(self, values: Mapping[str, Any], ttl: Any = UNSET) -> list[str]:
-        """Store every value; returns the keys that were *not* stored, so an empty list is success. Asks all servers at once."""
+        """Store every value; returns the keys that were *not* stored, so an empty list is success. Asks all servers
+        at once.
+        """
         lifetime = self._lifetime(ttl)
         if lifetime == 0:
             return self.delete_many(values)
@@ -204,7 +214,9 @@ class Verbs:
         return lost + [names[wire] for wire in self._send_all(commands)]
 
     def delete_many(self, keys: Iterable[str]) -> list[str]:
-        """Remove ``keys``; returns those that no server acknowledged, so an empty list is success. Asks all servers at once."""
+        """Remove ``keys``; returns those that no server acknowledged, so an empty list is success. Asks all servers
+        at once.
+        """
         names = {wire_key(self._prefix, key): key for key in keys}
         odd = self._send_all({wire: b"md %b\r\n" % wire for wire in names})
         return [names[wire] for wire, code in odd.items() if code != "NF"]
@@ -230,7 +242,9 @@ class Verbs:
     # -- how ---------------------------------------------------------------------------------------------------------
 
     def _ask(self, index: int, request: bytes, read: Callable[[AnyConnection, bytes, bytes], T], wire: bytes) -> T:
-        """Send a request that changes nothing twice, and ``read`` its answer; again on a new connection if the old one was closed."""
+        """Send a request that changes nothing twice, and ``read`` its answer; again on a new connection if the old
+        one was closed.
+        """
         fleet = self._fleet
         if fleet.suspects:
             fleet.check_up(index)
@@ -249,7 +263,9 @@ class Verbs:
         raise AssertionError("unreachable")
 
     def _unpack(self, flags: int, payload: bytes, wire: bytes) -> Any:
-        """A stored value of any kind; MISS for a stub and for a function's entry past its ttl. Raises ``DecodeError``."""
+        """A stored value of any kind; MISS for a stub and for a function's entry past its ttl. Raises
+        ``DecodeError``.
+        """
         if flags and not flags & ENVELOPED:
             return self._packer.unpack(flags, payload)
         if flags == FOREIGN:

@@ -1,12 +1,14 @@
 """One connection to one server: pymemcache opens it, our own ``exchange`` speaks the meta protocol over it.
 
-A connection is dirty from the first byte of a request until the last byte of its replies. Whatever interrupts between, be it
-a timeout, a signal's exception or a thread's end, leaves bytes in flight that belong to nobody, so the connection is closed and never
-used again. Its owner takes it off his shelf before he asks and puts it back after a full reply; see ``client.py``.
+A connection is dirty from the first byte of a request until the last byte of its replies. Whatever interrupts between,
+be it a timeout, a signal's exception or a thread's end, leaves bytes in flight that belong to nobody, so the connection
+is closed and never used again. Its owner takes it off his shelf before he asks and puts it back after a full reply; see
+``client.py``.
 
 Deadlines. ``socket.settimeout`` makes Python poll before every call. On Linux and macOS a blocking socket with
 ``SO_RCVTIMEO`` and ``SO_SNDTIMEO`` (socket(7)) saves that system call; TLS and patched sockets (gevent) get the plain
-timeout. The kernel's timer bounds one system call and not an exchange, so what is left of the deadline is set anew after every short read.
+timeout. The kernel's timer bounds one system call and not an exchange, so what is left of the deadline is set anew
+after every short read.
 """
 
 from __future__ import annotations
@@ -16,16 +18,19 @@ import ssl
 import struct
 import sys
 import time
+from collections.abc import Callable
 from functools import lru_cache
 
-from pymemcache.client.base import Client as PymemcacheClient
+from pymemcache.client.base import Client as PymemcacheClient  # type: ignore[import-untyped]
 
 from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
 from cachekit.meta import Parser, Reply
 from cachekit.servers import Server, Tls
 
 CHUNK = 65_536
-"""Bytes asked of the socket at once. Twice as many would be above malloc's mmap threshold and cost a page fault a page."""
+"""Bytes asked of the socket at once. Twice as many would be above malloc's mmap threshold and cost a page fault a
+page.
+"""
 
 _LARGE_REQUEST = 32_768
 _KERNEL_TIMERS = sys.platform in ("linux", "darwin")
@@ -35,12 +40,12 @@ _PLAIN_HD = Reply("HD")
 _MSG_WAITALL = getattr(socket, "MSG_WAITALL", 0)
 
 
-class _Opener(PymemcacheClient):
+class _Opener(PymemcacheClient):  # type: ignore[misc]
     """The few private names of pymemcache that we lean on (held by a contract test): ``_connect``, ``sock``."""
 
     def open(self) -> socket.socket:
         self._connect()
-        sock: socket.socket = self.sock
+        sock: socket.socket = self.__dict__.pop("sock")
         self.sock = None
         return sock
 
@@ -89,7 +94,8 @@ def _open(server: Server, deadline_s: float) -> socket.socket:
 
 
 class Connection:
-    """An open connection. ``opened_at``: monotonic seconds at which it was opened; a lease is only good on an older one.
+    """An open connection. ``opened_at``: monotonic seconds at which it was opened; a lease is only good on an older
+    one.
 
     Raises ``Unreachable`` or ``DeadlineExceeded`` when it can't be opened within ``deadline_s`` seconds.
     """
@@ -126,13 +132,28 @@ class Connection:
             sock.settimeout(None)
         self._set_timer(self.deadline_s)
         self._send = sock.sendall
-        self._recv = sock.recv
+        self._recv: Callable[..., bytes] = sock.recv
         self._parser = Parser()
+        spent = _monotonic() - self.opened_at
+        if spent > self.deadline_s / 10:
+            # One deadline covers connecting and the first exchange.
+            self._set_timer(max(0.001, self.deadline_s - spent))
+            self._recv = self._first_recv
+
+    def _first_recv(self, *how: int) -> bytes:
+        sock = self.sock
+        assert sock is not None
+        self._recv = sock.recv
+        data = sock.recv(*how)
+        self.rearm()
+        return data
 
     # -- the hit path: one request, one read -------------------------------------------------------------------------
 
     def ask(self, request: bytes) -> bytes:
-        """Send ``request`` and return the first bytes of the answer: all of it, nearly always. ``finish`` reads the rest."""
+        """Send ``request`` and return the first bytes of the answer: all of it, nearly always. ``finish`` reads the
+        rest.
+        """
         self._asked_at = _monotonic()
         try:
             if len(request) > _LARGE_REQUEST:
@@ -148,8 +169,20 @@ class Connection:
             raise Unreachable(f"{self.server.name} closed the connection", server=self.server.name)
         return data
 
+    def complete(self, data: bytes, *, and_more: bool = False) -> bytes:
+        """``data``, the beginning of a VA reply, with the rest of its value, and then whatever comes right behind."""
+        line_end = data.find(b"\r\n")
+        words = data[:line_end].split(b" ") if line_end > 0 else []
+        if len(words) > 2 and words[0] == b"VA" and words[1].isdigit():
+            size = line_end + 4 + int(words[1])
+            if len(data) <= size:
+                return self.finish(data, size, and_more=and_more)
+        return data
+
     def finish(self, data: bytes, size: int, *, and_more: bool = False) -> bytes:
-        """``data`` and what is still missing of ``size`` bytes in all; ``and_more``: and whatever comes right behind."""
+        """``data`` and what is still missing of ``size`` bytes in all; ``and_more``: and whatever comes right
+        behind.
+        """
         parts = [data]
         missing = size - len(data)
         try:
@@ -203,7 +236,9 @@ class Connection:
             raise
 
     def receive(self, until: float) -> bytes:
-        """The next bytes, by ``until`` (monotonic seconds). The timer stays short: ``rearm`` when the window is over."""
+        """The next bytes, by ``until`` (monotonic seconds). The timer stays short: ``rearm`` when the window is
+        over.
+        """
         try:
             return self._receive(until)
         except BaseException as error:
@@ -215,10 +250,8 @@ class Connection:
         try:
             self._leave((until or self._asked_at + self.deadline_s) - _monotonic())
             missing = missing_bytes(data)
-            if missing > CHUNK and self._kernel_timers:
-                more = self._recv(missing, _MSG_WAITALL)
-            else:
-                more = self._recv(CHUNK)
+            at_once = missing > CHUNK and self._kernel_timers
+            more = self._recv(missing, _MSG_WAITALL) if at_once else self._recv(CHUNK)
             if not more:
                 raise ConnectionResetError("closed in the middle of a reply")
         except BaseException as error:
@@ -297,7 +330,9 @@ class Connection:
         self.rearm()
 
     def _leave(self, seconds: float) -> None:
-        """Let the next system call take ``seconds``. A tenth of the deadline more or less is not worth two system calls."""
+        """Let the next system call take ``seconds``. A tenth of the deadline more or less is not worth two system
+        calls.
+        """
         if seconds <= 0:
             raise TimeoutError("deadline")
         if seconds < self._timer_s - self.deadline_s / 10:

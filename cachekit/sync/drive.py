@@ -15,7 +15,9 @@ R = TypeVar("R")
 
 
 def run(flow: Flow[R], fleet: Fleet) -> R:
-    """Drive ``flow`` to its end and return what it returns. An interrupt is thrown into the flow, which cleans up after itself."""
+    """Drive ``flow`` to its end and return what it returns. An interrupt is thrown into the flow, which cleans up
+    after itself.
+    """
     outcome: Any = None
     error: BaseException | None = None
     try:
@@ -24,7 +26,7 @@ def run(flow: Flow[R], fleet: Fleet) -> R:
             outcome = error = None
             try:
                 outcome = perform(op, fleet)
-            except BaseException as raised:
+            except BaseException as raised:  # noqa: BLE001
                 error = raised
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]

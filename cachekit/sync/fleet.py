@@ -1,8 +1,8 @@
 """The servers of one cache as its threads see them: connections on shelves, health, and the probe of what is down.
 
 Every thread has a shelf of its own with one connection per server, so no lock stands on the way to a server. Whoever
-asks takes the connection off the shelf and puts it back after a full reply; so a connection that was interrupted is never
-seen again, and code that breaks in (a signal handler, a finalizer) finds an empty shelf and opens another.
+asks takes the connection off the shelf and puts it back after a full reply; so a connection that was interrupted is
+never seen again, and code that breaks in (a signal handler, a finalizer) finds an empty shelf and opens another.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Fleet:
         self.shelves = Shelves(len(self.servers))
         self._lock = threading.Lock()
         self._prober: threading.Thread | None = None
-        self._stop = threading.Event()
+        self._stop = self._watched_by = threading.Event()
 
     def forked(self) -> None:
         """This is a child process now: nothing that the parent's threads hold may be touched, only left behind."""
@@ -123,7 +123,7 @@ class Fleet:
         connection = self.take(index, op.held_since)
         now = time.monotonic()
         try:
-            replies = connection.exchange(op.request, op.count, op.opaque)
+            replies = connection.exchange(op.request, op.expected, op.opaque)
         except ServerError as error:
             if op.retry and isinstance(error, Unreachable) and connection.opened_at < now - 0.001:
                 return self._exchange_again(op)
@@ -138,7 +138,7 @@ class Fleet:
         connection = self.connect(op.server)
         now = time.monotonic()
         try:
-            replies = connection.exchange(op.request, op.count, op.opaque)
+            replies = connection.exchange(op.request, op.expected, op.opaque)
         except ServerError as error:
             self.failed(op.server, error)
             raise
@@ -181,8 +181,9 @@ class Fleet:
     def _watch(self) -> None:
         """Have the probe running while anything is down."""
         with self._lock:
-            if self._stop.is_set() or (self._prober is not None and self._prober.is_alive()):
+            if self._prober is not None and self._prober.is_alive() and self._watched_by is self._stop:
                 return
+            self._watched_by = self._stop
             self._prober = threading.Thread(
                 target=_probe, args=(weakref.ref(self), self._stop), name="cachekit-probe", daemon=True
             )
@@ -208,6 +209,7 @@ class Fleet:
     def close(self) -> None:
         """End the probe and close this thread's connections; the other threads' close with their threads."""
         self._stop.set()
+        self._stop = threading.Event()  # a later use may need a probe of its own
         for index in range(len(self.servers)):
             self.drop(index)
         self.shelves = Shelves(len(self.servers))

@@ -30,6 +30,10 @@ class Loopback:
         """Parse an answer."""
         return self._parser.feed(data)
 
+    def complete(self, data: bytes, *, and_more: bool = False) -> bytes:
+        """An answer is always whole."""
+        return data
+
     def finish(self, data: bytes, size: int, *, and_more: bool = False) -> bytes:
         """An answer is always whole."""
         return data

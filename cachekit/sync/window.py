@@ -30,8 +30,8 @@ def open_window(
 ) -> list[T | ServerError]:
     """Send every request, then call ``read(position, connection, until)`` for each; outcomes in the order of ``asks``.
 
-    ``read`` takes the whole answer off the connection by ``until`` (monotonic seconds) and returns the outcome. A server's
-    failure is its own ask's outcome and touches no other.
+    ``read`` takes the whole answer off the connection by ``until`` (monotonic seconds) and returns the outcome. A
+    server's failure is its own ask's outcome and touches no other.
     """
     outcomes: list[T | ServerError | None] = [None] * len(asks)
     connections: list[AnyConnection | None] = [None] * len(asks)
@@ -42,7 +42,7 @@ def open_window(
             except ServerError as error:
                 outcomes[at] = error
         until = time.monotonic() + fleet.deadline_s
-        for at, (server, request) in enumerate(asks):
+        for at, (server, _) in enumerate(asks):
             connection = connections[at]
             if connection is None:
                 continue
@@ -92,7 +92,7 @@ def gather(exchanges: Sequence[Exchange], fleet: Fleet) -> list[Replies | Server
 
     def read(at: int, connection: AnyConnection, until: float) -> Replies:
         op = exchanges[at]
-        replies = connection.replies(connection.receive(until), op.count, op.opaque, until)
+        replies = connection.replies(connection.receive(until), op.expected, op.opaque, until)
         connection.rearm()
         return Replies(replies[op.skip :], began)
 

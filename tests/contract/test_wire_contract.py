@@ -262,6 +262,7 @@ ARITHMETIC: dict[str, Script] = {
         ("ma $a N60 J5 v t c", "VA 1 t60 c@1|5"),
         ("ma $a N90 J5 v t c", "VA 1 t60 c@2|6"),
         ("ma $a T30 t", "HD t30"),
+        ("ma $a k O3 v t", "VA 1 k$a O3 t30|8"),
     ],
     "T is lost when the number grows longer": [
         ("ms $a 1|9", "HD"),
@@ -385,6 +386,23 @@ REFUSALS: dict[str, Script] = {
         ("me " + "k" * 251, "CLIENT_ERROR bad command line format"),
         ("get " + "k" * 251, "CLIENT_ERROR bad command line format"),
     ],
+    "classic commands with keys and numbers that can't be": [
+        ("touch " + "k" * 251 + " 0", "CLIENT_ERROR bad command line format"),
+        ("incr " + "k" * 251 + " 1", "CLIENT_ERROR bad command line format"),
+        ("delete " + "k" * 251, "CLIENT_ERROR bad command line format"),
+        ("gat 0 " + "k" * 251, "CLIENT_ERROR bad command line format"),
+        ("gat x $a", "CLIENT_ERROR invalid exptime argument"),
+        ("set $a 0 0 -1", "CLIENT_ERROR bad command line format"),
+        ("set $a 0 0 x", "CLIENT_ERROR bad command line format"),
+        ("set $a x 0 2|md", "CLIENT_ERROR bad command line format|ERROR"),
+        ("cas $a 0 0 2 x|mg", "CLIENT_ERROR bad command line format|ERROR"),
+        ("add $a 0 0 1048576|" + "x" * 1048576, "SERVER_ERROR object too large for cache"),
+    ],
+    "too large for anything but set leaves the old value": [
+        ("set $a 0 0 1|x", "STORED"),
+        ("replace $a 0 0 1048576|" + "x" * 1048576, "SERVER_ERROR object too large for cache"),
+        ("get $a", "VALUE $a 0 1|x|END"),
+    ],
     "the value behind a refused key is carried out as commands": [
         ("ms " + "k" * 251 + " 10|mg $a N0 k", "CLIENT_ERROR bad command line format|HD k$a W"),
         ("set " + "k" * 251 + " 0 0 10|mg $a O1 k", "CLIENT_ERROR bad command line format|HD O1 k$a Z"),
@@ -461,13 +479,14 @@ def test_counters(peer: Peer) -> None:
         return {line[1]: int(line[2]) for line in lines if line[0] == "STAT" and line[1] in names}
 
     before = counters()
-    requests = "mg $a/mg $a N9/mg $a/mg $a T9/ms $a 1 C1|x/ms $a 1|1/ma $a/ma $b/ma $b MD/md $b/ma $a MD/md $a C1/md $a I"
-    requests += "/md $a/get $a/touch $a 1/set $a 0 0 1|x/touch $a 1/me $a/gat 5 $a $b/ma $b N0/ms $a 1|xy/flush_all"
+    requests = "mg $a/mg $a N9/mg $a/mg $a T9/ms $a 1 C1|x/ms $a 1|1/ma $a/ma $b/ma $b MD/md $b/ma $a MD/md $a C1"
+    requests += "/md $a I/md $a/get $a/touch $a 1/set $a 0 0 1|x/touch $a 1/me $a"
+    requests += "/gat 5 $a $b/ma $b N0/ms $a 1|xy/flush_all"
     peer._play([_wire(request) for request in requests.split("/")])
     after = counters()
     counted = {name: after[name] - before[name] for name in names}
-    expected = "cmd_get 4 cmd_set 4 cmd_touch 5 cmd_meta 1 cmd_flush 1 get_hits 2 get_misses 2 delete_hits 1 delete_misses 2"
-    expected += " incr_hits 1 incr_misses 1 decr_hits 1 decr_misses 1 touch_hits 3 touch_misses 2"
+    expected = "cmd_get 4 cmd_set 4 cmd_touch 5 cmd_meta 1 cmd_flush 1 get_hits 2 get_misses 2 delete_hits 1"
+    expected += " delete_misses 2 incr_hits 1 incr_misses 1 decr_hits 1 decr_misses 1 touch_hits 3 touch_misses 2"
     assert " ".join(f"{name} {number}" for name, number in counted.items()) == expected
 
 

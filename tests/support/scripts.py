@@ -40,7 +40,7 @@ class Peer:
         return found[1]
 
     def play(self, requests: Sequence[bytes]) -> list[bytes]:
-        """The normalised replies to the requests, all given within one second of the server's clock, under fresh keys."""
+        """The normalised replies to the requests, all given in one second of the server's clock, under fresh keys."""
         while True:
             before = self.seconds()
             replies = self._play(requests)

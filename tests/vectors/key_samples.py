@@ -160,7 +160,8 @@ VALUES = [
     # code
     "int", "str", "type", "types.NoneType", "collections.OrderedDict", "pathlib.PurePath", "Color", "Account",
     "Savings", "helper", "len", "math.sqrt", "functools.partial(helper, 1)", "functools.partial(helper, '1')",
-    "list[int]", "list[str]", "int | None", "typing.Literal['a']", "typing.Literal[1]", "typing.Annotated[int, 1]", "typing.Annotated[int, 2]",
+    "list[int]", "list[str]", "int | None", "typing.Literal['a']", "typing.Literal[1]", "typing.Annotated[int, 1]",
+    "typing.Annotated[int, 2]",
     "typing.Callable[[int], str]", "typing.Callable[..., str]", "typing.Any", "Account(1).balance",
     "Account.total", "Savings.total",
 ]  # fmt: skip

@@ -1,0 +1,125 @@
+"""`python -m benchmarks [names…] [--quick] [--full] [--write]`: every figure, or those named, as Markdown.
+
+A name is a module (`speed_direct`) or a figure (`P4`). The report goes to stdout, and with `--write` to docs/benchmarks.md as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from benchmarks import report
+from benchmarks.adapters import load
+from benchmarks.startup import ROOT
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+SCRIPT_LIMIT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A module that prints Markdown when it is run, with the arguments that make it quick."""
+
+    figure: str
+    title: str
+    quick: tuple[str, ...] = ()
+
+
+FIGURES: Mapping[str, tuple[str, ...]] = {
+    "speed_direct": ("P1", "P2", "P3", "P3s", "P13"),
+    "speed_decorated": ("P4", "P6", "P7"),
+    "startup": ("P15",),
+    "cpu": ("P16",),
+    "ring_quality": ("P12",),
+    "keys_cost": ("P5",),
+    "faults_interrupt": ("R1",),
+    "faults_stop": ("R2",),
+    "faults_kill": ("R3",),
+    "faults_fork": ("R4",),
+    "faults_threads": ("R5",),
+    "key_collisions": ("R9",),
+    "injection": ("R10",),
+    "bomb": ("R13",),
+    "limits": ("R14",),
+}
+SCRIPTS: Mapping[str, Script] = {
+    "keys_cost": Script("P5", "what a key costs"),
+    "key_collisions": Script("R9", "arguments that must differ", ("100000",)),
+    "injection": Script("R10", "hostile input", ("10000",)),
+    "bomb": Script("R13", "small values that unpack to large ones"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parsed(arguments)
+    logging.getLogger().addHandler(logging.NullHandler())  # a peer's complaints are counted, not printed
+    parts = [report.head(load()[1], options.quick)]
+    print(parts[0], flush=True)
+    for name in chosen(options.names):
+        start = time.monotonic()
+        for part in run(name, quick=options.quick, full=options.full):
+            parts.append(part)
+            print(part, flush=True)
+        print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
+    if options.write:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text("\n".join(parts))
+    return 0
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="cachekit beside its peers and the raw socket.")
+    parser.add_argument("names", nargs="*", help=f"modules or figures; all of them when none is named: {', '.join(FIGURES)}")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: at most two minutes or so for everything")
+    parser.add_argument("--full", action="store_true", help="a million interrupted operations in R1")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md as well")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if not chosen([name])]
+    if unknown:
+        parser.error(f"no such module or figure: {', '.join(unknown)}")
+    return options
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """The modules that the names mean, in the report's order."""
+    return [module for module, figures in FIGURES.items() if not names or {module, *figures} & set(names)]
+
+
+def run(name: str, *, quick: bool, full: bool) -> Iterator[str]:
+    """The Markdown of a module's sections; one that fails says so in the report and does not end it."""
+    try:
+        if name in SCRIPTS:
+            yield script(name, SCRIPTS[name], quick)
+            return
+        module: Any = import_module(f"benchmarks.{name}")
+        more = {"full": True} if full and name == "faults_interrupt" else {}
+        for section in module.sections(quick, **more):
+            yield section.markdown()
+    except Exception as error:
+        yield f"### {', '.join(FIGURES[name])}: {name}\n\nNot measured: {type(error).__name__}: {error}\n"
+
+
+def script(name: str, what: Script, quick: bool) -> str:
+    """Run a module of its own as a process, and take over what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", f"benchmarks.{name}", *(what.quick if quick else ())]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=SCRIPT_LIMIT_S, check=False
+    )
+    heading = f"### {what.figure}: {what.title}\n\n"
+    if not done.stdout.strip():
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return f"{heading}Not measured: {last}\n"
+    return f"{heading}{done.stdout.strip()}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
