@@ -63,16 +63,21 @@ for _cls, _name in ((Color, "sample.Color"), (Rights, "sample.Rights"), (Point, 
 ROW = {"id": 7, "name": "žluť", "price": 12.5, "active": True, "note": None, "raw": b"\x00\xff"}
 
 DATA: dict[str, Any] = {
-    "none": None, "true": True, "small int": -5, "64 bit": -(2**63), "big int": 2**64, "float": -0.0, "infinity": float("inf"),
+    "none": None, "true": True, "small int": -5, "64 bit": -(2**63), "big int": 2**64, "float": -0.0,
+    "infinity": float("inf"),
     "row": ROW, "rows": [ROW, {}], "tuple": (1, (2.5, "x")), "set": {1}, "frozenset": frozenset({"a"}),
     "int keys": {1: "a", (2, None): [b"b"]}, "bytearray": [bytearray(b"x")], "complex": complex(1.5, -2),
     "naive": dt.datetime(2026, 11, 21, 18, 6, 1, 999999),  # noqa: DTZ001
-    "utc": dt.datetime(2026, 11, 21, tzinfo=dt.UTC), "fixed": dt.datetime(2026, 11, 21, tzinfo=dt.timezone(dt.timedelta(hours=-3), "X")),
+    "utc": dt.datetime(2026, 11, 21, tzinfo=dt.UTC),
+    "fixed": dt.datetime(2026, 11, 21, tzinfo=dt.timezone(dt.timedelta(hours=-3), "X")),
     "fold": dt.datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Paris")), "date": dt.date(2026, 11, 21),
     "time": dt.time(1, 2, 3, 4), "timedelta": dt.timedelta(-1, 2, 3), "zone": ZoneInfo("Europe/Paris"),
-    "decimal": Decimal("1.00E+5"), "fraction": Fraction(-1, 3), "uuid": uuid.UUID(int=1), "ordered": OrderedDict(b=1, a=2),
-    "defaultdict": defaultdict(list, {"a": [1]}), "counter": Counter("aab"), "deque": deque([1, 2], 5), "range": range(1, 9, 2),
-    "path": pathlib.PurePosixPath("/a/b"), "ip": ipaddress.ip_address("::1"), "enum": Color.RED, "flag": Rights.READ | Rights.WRITE,
+    "decimal": Decimal("1.00E+5"), "fraction": Fraction(-1, 3), "uuid": uuid.UUID(int=1),
+    "ordered": OrderedDict(b=1, a=2),
+    "defaultdict": defaultdict(list, {"a": [1]}), "counter": Counter("aab"), "deque": deque([1, 2], 5),
+    "range": range(1, 9, 2),
+    "path": pathlib.PurePosixPath("/a/b"), "ip": ipaddress.ip_address("::1"),
+    "enum": Color.RED, "flag": Rights.READ | Rights.WRITE,
     "namedtuple": Point(1, 2), "dataclass": [Item("a", Color.RED)],
 }  # fmt: skip
 PLAIN: dict[str, Any] = {"text": "žluť", "empty text": "", "bytes": b"\x00\xff", "counter digits": 42}

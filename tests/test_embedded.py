@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
+import warnings
 
 import pytest
 from hypothesis import given
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from cachekit import meta
 from cachekit.embedded import EmbeddedServer
 from cachekit.embedded.digits import int32, uint32, uint64
-from cachekit.errors import RequestError
+from cachekit.errors import RequestError, Unreachable
 
 NOW = 1_800_000_000.25
 
@@ -312,3 +315,70 @@ def test_uint32_is_cut() -> None:
     """Client flags beyond 32 bits lose their upper part; what is no number stays none."""
     assert uint32(b"4294967296") == 0
     assert uint32(b"x") is None
+
+
+class TestInterruptions:
+    """What breaks into the middle of a command must find, and leave, tables that can be trusted."""
+
+    def test_a_call_from_within_a_call_is_refused_and_not_a_deadlock(self) -> None:
+        """A signal handler on the same thread gets an error that degrades to a miss."""
+        caught: list[Exception] = []
+
+        def clock() -> float:
+            if server is not None and not caught:
+                try:
+                    server._inside = True  # as it is between two steps of a command
+                    server.handle(b"mn\r\n")
+                except Unreachable as error:
+                    caught.append(error)
+                finally:
+                    server._inside = False
+            return 1e9
+
+        server: EmbeddedServer | None = None
+        server = EmbeddedServer(clock=clock)
+        assert server.handle(b"mn\r\n") == b"MN\r\n"
+        assert len(caught) == 1
+
+    def test_an_interrupt_in_mid_command_empties_the_store(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Half of a change may be done: nothing is served from there, and CAS numbers go on."""
+        server = EmbeddedServer()
+        server.handle(b"ms a 1 T0\r\n1\r\n")
+        before = server.handle(b"mg a c\r\n")
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr("cachekit.embedded.store.Store._sweep", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                server.handle(b"ms b 1 T0\r\n2\r\n")
+        assert server.handle(b"mg a v\r\n") == b"EN\r\n"
+        assert server.stats()["bytes"] == 0
+        server.handle(b"ms a 1 T0\r\n1\r\n")
+        assert server.handle(b"mg a c\r\n") > before
+
+    def test_a_fork_waits_for_the_command_under_way(self) -> None:
+        """A child must not inherit a lock that nobody will ever release."""
+        server = EmbeddedServer()
+        server.handle(b"ms a 1 T0\r\n1\r\n")
+        busy = threading.Event()
+
+        def keep_busy() -> None:
+            while not busy.is_set():
+                server.handle(b"mg a v\r\n")
+
+        thread = threading.Thread(target=keep_busy)
+        thread.start()
+        try:
+            for _ in range(30):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forks among threads
+                    child = os.fork()
+                if not child:
+                    signal.alarm(10)
+                    os._exit(0 if server.handle(b"mg a v\r\n").startswith(b"VA 1") else 1)
+                assert os.waitpid(child, 0)[1] == 0
+        finally:
+            busy.set()
+            thread.join()

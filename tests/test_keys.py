@@ -14,7 +14,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -25,7 +25,7 @@ from vectors import make_keys
 
 from cachekit.errors import ConfigurationError, RequestError, UnkeyableError
 from cachekit.keys import MAX_KEY_BYTES, check_prefix, compile_keys, digest, wire_key
-from cachekit.keys.naming import module_name
+from cachekit.keys.naming import module_name, named
 from cachekit.types import Key
 
 MISSING = object()
@@ -233,16 +233,16 @@ def long_name() -> None:
 def test_no_name_or_value_breaks_a_key(value: str, namespace: str, name: str, prefix: str) -> None:
     """Whatever text comes in, at most 250 bytes of printable ASCII go out, the digest whole at the end."""
 
-    def named(value: object) -> None: ...
+    def shown(value: object) -> None: ...
 
-    named.__qualname__ = f"n{name}"
+    shown.__qualname__ = f"n{name}"
     choices: list[dict[str, Any]] = [
         {"key": "{value}"},
         {"key": lambda value: value},
         {"namespace": lambda value: value},
     ]
     for options in (*choices, {}):
-        key = make(named, **{"prefix": prefix, "namespace": namespace, **options})(value)
+        key = make(shown, **{"prefix": prefix, "namespace": namespace, **options})(value)
         assert ENTRY.fullmatch(key)
         assert len(key) <= MAX_KEY_BYTES
 
@@ -386,6 +386,13 @@ def test_what_has_no_name_of_its_own_is_refused(function: Any) -> None:
         compile_keys(function)
 
 
+def test_signature_is_needed() -> None:
+    """A builtin that does not tell its parameters can't be compiled for; as key= it gets the arguments as called."""
+    with pytest.raises(ConfigurationError, match="no signature"):
+        compile_keys(min)
+    assert make(samples.one, key=str)(1) == make(samples.one, key=str)("1")
+
+
 def test_skip_first_needs_a_first() -> None:
     """A function without arguments has none to leave out."""
     with pytest.raises(ConfigurationError, match="no arguments"):
@@ -446,6 +453,15 @@ def test_values_too_large_for_the_format_are_refused(monkeypatch: pytest.MonkeyP
 
 
 # Names of modules
+
+
+def test_public_names_of_the_standard_library_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a class lives inside a standard package differs between versions of Python; pathlib.Path is pathlib.Path."""
+    private = types.ModuleType("pathlib._local")
+    private.PurePath = PurePath  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pathlib._local", private)
+    monkeypatch.setattr(PurePath, "__module__", "pathlib._local")
+    assert named(PurePath) == ("pathlib", "PurePath")
 
 
 def test_main_resolves_to_what_others_import(monkeypatch: pytest.MonkeyPatch) -> None:

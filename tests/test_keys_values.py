@@ -13,6 +13,7 @@ import struct
 import sys
 import threading
 import types
+import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -27,7 +28,7 @@ from hypothesis import strategies as st
 from vectors import key_samples, key_samples_extras
 
 from cachekit.errors import UnkeyableError
-from cachekit.keys import canonical, compile_keys, plain
+from cachekit.keys import arrays, canonical, compile_keys, plain
 
 T = TypeVar("T")
 one = compile_keys(key_samples.one).make
@@ -327,6 +328,8 @@ UNKEYABLE: dict[str, Callable[[], object]] = {
         1,
         tzinfo=_Zone(),  # type: ignore[abstract]
     ),
+    "zone from a file": lambda: zoneinfo.ZoneInfo.from_file(io.BytesIO(_ZONE_FILE)),
+    "function without a module": lambda: eval("lambda: None", {}),
     "type variable": lambda: T,
     "object array": lambda: np.array([object()]),
     "object field": lambda: np.zeros(1, dtype=[("a", "O")]),
@@ -336,6 +339,10 @@ UNKEYABLE: dict[str, Callable[[], object]] = {
     "structured dtype": lambda: np.dtype([("a", "i4")]),
     "random generator": lambda: np.random.default_rng(1),
 }
+
+
+# One type of local time, "UTC", in the format of RFC 8536, version 1.
+_ZONE_FILE = b"TZif" + bytes(16) + struct.pack(">6l", 0, 0, 0, 0, 1, 4) + bytes(6) + b"UTC\0"
 
 
 class _Array(np.ndarray[Any, Any]):
@@ -503,6 +510,13 @@ def test_huge_integers_have_keys() -> None:
 
 
 # NumPy
+
+
+def test_numpy_is_looked_up_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without NumPy in the process no value can be an array."""
+    assert arrays.encoder(np.ndarray) is not None
+    monkeypatch.delitem(sys.modules, "numpy")
+    assert arrays.encoder(np.ndarray) is None
 
 
 @given(st.integers(0, 3), st.sampled_from(["i1", "<i4", ">i4", "f4", "f8", "c16", "?", "S3", "U2", "M8[s]"]))

@@ -201,7 +201,7 @@ class TestShares:
         ids=["sequential", "padded", "pages", "counter-inside", "hexadecimal-step-16", "e-mail", "uuid", "digest"],
     )
     def test_real_looking_keys_spread_evenly(self, family: Callable[[int], bytes]) -> None:
-        """P12: the fullest of ten holds at most 3 % more than the mean, and no pattern of the keys shows through crc32."""
+        """P12: the fullest of ten holds at most 3 % over the mean, and no pattern of the keys shows through crc32."""
         ring = ring_of(*ten())
         counts = Counter(ring.index(family(i)) for i in range(200_000))
         assert max(counts.values()) <= 1.03 * 20_000

@@ -51,8 +51,8 @@ _MAX_CONTAINERS: Final = 8 << 20
 """Each takes a byte at least; it also ends the walk through a value that holds the same lists over and over."""
 
 _SINGLE: Final = frozenset([*range(0x81), 0x90, 0xA0, 0xC0, 0xC2, 0xC3, *range(0xE0, 0x100)])
-"""First bytes that are whole values. The C library stops there and ignores the rest: text, JSON or a pickle would read as
-some small number or an empty dict."""
+"""First bytes that are whole values. The C library stops there and ignores the rest: text, JSON or a pickle would read
+as some small number or an empty dict."""
 
 _last_trouble: Final = threading.local()
 """Why a hook failed: the C library replaces whatever a hook raises by an error that says only that it failed."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final
+
+from cachekit.errors import RequestError, Unreachable
 
 from . import classic, meta_commands
 from .store import Store
@@ -50,8 +54,11 @@ class EmbeddedServer:
         self, *, memory_bytes: int = 64 << 20, item_bytes: int = 1 << 20, clock: Callable[[], float] = time.time
     ) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        # Re-entrant, so that a signal handler in the middle of a command meets ``_inside`` and not a lock of its own thread.
+        self._lock = threading.RLock()
+        self._inside = False
         self._store = Store(memory_bytes, item_bytes, clock())
+        _servers.add(self)
 
     def __repr__(self) -> str:
         return f"EmbeddedServer({len(self._store.items)} items, {self._store.bytes} bytes)"
@@ -60,22 +67,61 @@ class EmbeddedServer:
         """Carry out one or more complete commands; all their replies, in order.
 
         The commands of one call are carried out as one; no other thread's come between. Raises RequestError if the last
-        command is incomplete: a real server would wait for the rest of it.
+        command is incomplete: a real server would wait for the rest of it. Raises Unreachable in the middle of another
+        call on the same thread: a signal handler or a finalizer can't be served from half-changed tables.
         """
         body = Body(request if type(request) is bytes else bytes(request))
         size = len(body.request)
         with self._lock:
+            if self._inside:
+                raise Unreachable("the embedded server was asked from within itself", server="memory:")
             store, now = self._store, self._clock()
-            store.tick(now)
             replies = []
-            while body.at < size:
-                replies.append(_carry_out(store, body, now))
+            self._inside = True
+            try:
+                store.tick(now)
+                while body.at < size:
+                    replies.append(_carry_out(store, body, now))
+            except RequestError:
+                raise
+            except BaseException:
+                store.clear()  # interrupted between two changes that belong together: nothing in there can be trusted
+                raise
+            finally:
+                self._inside = False
         return b"".join(replies)
+
+    def hold(self) -> None:
+        """Let no command run until ``let_go``: before a fork, whose child gets a copy of the tables."""
+        self._lock.acquire()
+
+    def let_go(self) -> None:
+        """Undo ``hold``."""
+        self._lock.release()
 
     def stats(self) -> dict[str, int]:
         """The numbers that the ``stats`` command tells, by their names there."""
         with self._lock:
             return self._store.stats(self._clock())
+
+
+_servers: weakref.WeakSet[EmbeddedServer] = weakref.WeakSet()
+_held: list[EmbeddedServer] = []
+
+
+def _before_fork() -> None:
+    for server in list(_servers):
+        server.hold()
+        _held.append(server)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def _carry_out(store: Store, body: Body, now: float) -> bytes:

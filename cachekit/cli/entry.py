@@ -1,0 +1,192 @@
+"""``cachekit key`` and ``cachekit get``: the key of a call, and what is stored under a key.
+
+Looking changes nothing: values are read by the classic ``gets`` and lifetimes by ``me``, neither of which takes a lease
+from a reader who would fill (memcached's protocol.txt, "Meta Get", the W flag).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pprint import pformat
+from types import SimpleNamespace
+from typing import NamedTuple
+
+from cachekit import meta
+from cachekit.cli import chart
+from cachekit.cli.complaint import Complaint
+from cachekit.cli.imports import AnyCached, find_function, parse_arguments
+from cachekit.cli.where import add_servers, target
+from cachekit.codecs import FOREVER, Header, Packer, Registry, open_envelope, resolve
+from cachekit.codecs.flags import FOREIGN, describe, is_enveloped
+from cachekit.codecs.json import JsonCodec
+from cachekit.errors import DecodeError, ServerError
+from cachekit.function import BoundFunction
+from cachekit.hooks import Hooks
+from cachekit.keys import wire_key
+from cachekit.ops import Exchange
+from cachekit.policy import age_ms
+from cachekit.ring import Ring
+from cachekit.sync import bulk
+from cachekit.sync.fleet import Fleet
+from cachekit.types import Key
+
+
+class Stored(NamedTuple):
+    """What a server holds under a key. ``expires_s``: seconds until it forgets it, None: never, or not known."""
+
+    flags: int
+    data: bytes
+    expires_s: int | None
+
+
+class Sight(NamedTuple):
+    """An entry as it is shown. ``served``: whether a reader would get the value now."""
+
+    state: str
+    served: bool
+    value: str = ""
+    header: Header | None = None
+
+
+# -- key -------------------------------------------------------------------------------------------------------------
+
+
+def _key_arguments(parser: argparse.ArgumentParser) -> None:
+    add_servers(parser, "a ring to place the key on; default: the one that the function's cache says")
+    parser.add_argument("function", metavar="MODULE:FUNCTION", help="where the cached function is, such as shop:report")
+    parser.add_argument("words", nargs="*", metavar="ARG", help="its arguments, as Python literals: 42, name='\"Ada\"'")
+
+
+def _key(arguments: argparse.Namespace) -> int:
+    function = find_function(arguments.function)
+    positional, named = parse_arguments(arguments.words)
+    try:
+        key = function.key(*positional, **named)
+    except TypeError as error:  # an UnkeyableError too: it says what to do
+        raise Complaint(str(error)) from error
+    print("\n".join(chart.facts([("key", str(key)), ("server", _server_of(function, key, arguments))])))
+    return 0
+
+
+def _server_of(function: AnyCached, key: Key, arguments: argparse.Namespace) -> str:
+    ring = Ring(target(arguments).servers) if arguments.servers else _cached(function)._cache._fleet.ring
+    name = ring.servers[ring.index(key.encode())].name
+    return "the embedded server of each process" if name == "memory:" else name
+
+
+def _cached(function: AnyCached) -> AnyCached:
+    return function.__func__ if isinstance(function, BoundFunction) else function
+
+
+KEY = SimpleNamespace(
+    HELP="show the key of a call, and its server",
+    DESCRIPTION="""Show the key under which a call's result is stored, and the server that holds it. The function's
+module is imported; the function is not run, and no server is asked.
+
+  cachekit key shop.reports:report 42 month='"2026-11"'""",
+    add_arguments=_key_arguments,
+    run=_key,
+)
+
+# -- get -------------------------------------------------------------------------------------------------------------
+
+
+def _get_arguments(parser: argparse.ArgumentParser) -> None:
+    add_servers(parser)
+    parser.add_argument("key", metavar="KEY", help="a key as it is on the wire, prefix included")
+
+
+def _get(arguments: argparse.Namespace) -> int:
+    key = wire_key(b"", Key(arguments.key))
+    fleet = Fleet(target(arguments), Hooks())
+    lines = [("key", arguments.key), ("server", fleet.names[fleet.ring.index(key)])]
+    try:
+        stored = look(fleet, key)
+    finally:
+        fleet.close()
+    if stored is None:
+        print("\n".join(chart.facts([*lines, ("state", "absent")])))
+        return 1
+    sight = judge(stored, key, time.time())
+    print("\n".join(chart.facts([*lines, *_describe(stored, sight, time.time())])))
+    return 0 if sight.served else 1
+
+
+GET = SimpleNamespace(
+    HELP="show what is stored under a key",
+    DESCRIPTION="""Show what is stored under a key: value, format, age and lifetime. Takes no lease and changes nothing.
+Exit code 1: there is nothing that a reader would be served.""",
+    add_arguments=_get_arguments,
+    run=_get,
+)
+
+
+def look(fleet: Fleet, key: bytes) -> Stored | None:
+    """What is stored under a wire key, None: nothing. Raises ``ServerError``."""
+    found: list[tuple[int, bytes]] = []
+    errors: list[ServerError] = []
+    bulk.fetch(
+        [key],
+        fleet,
+        lambda _, flags, data, cas: found.append((flags, data)),
+        lambda _, error: errors.append(error),
+        b"gets",
+    )
+    if errors:
+        raise errors[0]
+    if not found:
+        return None
+    reply = fleet.exchange(Exchange(fleet.ring.index(key), meta.me(key), 1, 0)).replies[0]
+    return Stored(*found[0], _expiry(reply.value or b""))
+
+
+def _expiry(debug: bytes) -> int | None:
+    """Seconds left, out of what ``me`` says; 1.6.18 prints them with the wrong sign, and -1 for never."""
+    for word in debug.split():
+        name, _, value = word.partition(b"=")
+        if name == b"exp" and value != b"-1" and value.removeprefix(b"-").isdigit():
+            return abs(int(value))
+    return None
+
+
+def judge(stored: Stored, key: bytes, now_s: float) -> Sight:
+    """What a reader would make of it at ``now_s``, in seconds since the epoch."""
+    flags, data, expires_s = stored
+    if flags == FOREIGN and not data:
+        return Sight("stub: somebody is computing the value, and holds the lease", served=False)
+    header, at = None, 0
+    try:
+        if is_enveloped(flags):
+            header, at = open_envelope(data)
+            if header.fingerprint != key[-16:]:
+                return Sight("garbage: its header belongs to another key", served=False)
+        packer = Packer(resolve(None, registry=Registry()), readers=[JsonCodec()])
+        # Without the enveloped bit: it says what stands before the payload, not what the payload is.
+        value = pformat(packer.unpack(flags, data[at:]), width=chart.WIDTH - 12, sort_dicts=False)
+    except DecodeError as error:
+        value = f"not readable here: {error}"
+    if header is None:
+        return Sight("stored, not by a cached function", served=True, value=value)
+    if header.ttl_ms != FOREVER and age_ms(header, expires_s, now_s) >= header.ttl_ms:
+        return Sight("expired: the next reader computes it anew", served=False, value=value, header=header)
+    return Sight("fresh, unless its function was invalidated since", served=True, value=value, header=header)
+
+
+def _describe(stored: Stored, sight: Sight, now_s: float) -> list[tuple[str, str]]:
+    lines = [("state", sight.state)]
+    if sight.value:
+        lines.append(("value", sight.value))
+    lines.append(("flags", f"{stored.flags:#x} ({describe(stored.flags)})"))
+    lines.append(("size", f"{chart.number(len(stored.data))} bytes"))
+    header = sight.header
+    if header is not None:
+        age_s = age_ms(header, stored.expires_s, now_s) / 1000
+        ttl = "for ever" if header.ttl_ms == FOREVER else chart.span(header.ttl_ms / 1000)
+        lines.append(("age", chart.span(age_s)))
+        lines.append(("ttl", ttl))
+        lines.append(("computed in", chart.span(header.delta_us / 1e6)))
+        lines.append(("generation", " ".join(map(str, header.generations)) if any(header.generations) else "not asked"))
+    left = "never, or not known" if stored.expires_s is None else f"in {chart.span(stored.expires_s)}"
+    lines.append(("server drops it", left))
+    return lines
