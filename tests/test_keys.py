@@ -224,12 +224,9 @@ def test_generation_key_has_a_shape_of_its_own() -> None:
     assert len({maker.generation, *(other.generation for other in others)}) == 4
 
 
-def long_name() -> None:
-    """Get names of any length."""
-
-
 @given(st.text(), st.text(max_size=400), st.text(max_size=400), st.sampled_from(["", "p", "p" * 80]))
 @example("\r\nflush_all\r\n", "a" * 400, "b" * 400, "p" * 80)
+@example("", "", "\x00\ud800", "")
 def test_no_name_or_value_breaks_a_key(value: str, namespace: str, name: str, prefix: str) -> None:
     """Whatever text comes in, at most 250 bytes of printable ASCII go out, the digest whole at the end."""
 
@@ -456,12 +453,14 @@ def test_values_too_large_for_the_format_are_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_public_names_of_the_standard_library_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a class lives inside a standard package differs between versions of Python; pathlib.Path is pathlib.Path."""
+    """Where a class lives inside a standard package differs between versions; pathlib.Path is pathlib.Path."""
     private = types.ModuleType("pathlib._local")
     private.PurePath = PurePath  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pathlib._local", private)
     monkeypatch.setattr(PurePath, "__module__", "pathlib._local")
     assert named(PurePath) == ("pathlib", "PurePath")
+    private.Hidden = type("Hidden", (), {"__module__": "pathlib._local"})  # type: ignore[attr-defined]
+    assert named(private.Hidden) == ("pathlib._local", "Hidden")
 
 
 def test_main_resolves_to_what_others_import(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -342,7 +342,7 @@ UNKEYABLE: dict[str, Callable[[], object]] = {
 
 
 # One type of local time, "UTC", in the format of RFC 8536, version 1.
-_ZONE_FILE = b"TZif" + bytes(16) + struct.pack(">6l", 0, 0, 0, 0, 1, 4) + bytes(6) + b"UTC\0"
+_ZONE_FILE: bytes = b"TZif" + bytes(16) + struct.pack(">6l", 0, 0, 0, 0, 1, 4) + bytes(6) + b"UTC\0"
 
 
 class _Array(np.ndarray[Any, Any]):

@@ -18,7 +18,6 @@ from cachekit.codecs import flags, zstd
 from cachekit.errors import ConfigurationError, DecodeError
 
 _SIZE: Final = Struct(">I")
-_STEP: Final = 1 << 18
 
 Method = tuple[Callable[[bytes], bytes], Callable[[bytes, int], bytes]]
 """(squeeze, expand); expand takes a stream and the size that it must have, and raises for anything else."""
@@ -38,7 +37,7 @@ class Compression:
     min_bytes: int | None = 2048
     min_raw_bytes: int | None = 1_000_000
     method: str = "auto"
-    max_unpacked_bytes: int = 8 << 20
+    max_unpacked_bytes: int = 4 << 20
 
     def __post_init__(self) -> None:
         if self.method not in ("auto", "zstd", "zlib"):
@@ -70,7 +69,7 @@ def squeeze(payload: bytes, method: int, *, limit: int) -> bytes | None:
 
 
 def expand(packed: bytes, method: int, *, limit: int) -> bytes:
-    """What was squeezed. A bomb costs at most ``limit`` bytes of memory and half a MiB more.
+    """What was squeezed. A bomb costs at most twice ``limit`` in memory: zlib's buffer grows, and is then joined.
 
     method: flags.ZLIB or flags.ZSTD.
     Raises DecodeError for damaged streams, sizes over ``limit``, and a method that is not installed here.
@@ -96,27 +95,11 @@ def _zlib_squeeze(payload: bytes) -> bytes:
 
 
 def _zlib_expand(stream: bytes, size: int) -> bytes:
-    """Small values in one call; large ones in steps, since zlib's own growing buffer would hold a bomb twice."""
     inflater = zlib.decompressobj()
-    if size <= _STEP:
-        out = inflater.decompress(stream, size + 1)
-        return _exact(out, size, ended=inflater.eof, rest=inflater.unused_data)
-    buffer = bytearray(size)
-    at = 0
-    while not inflater.eof:
-        chunk = inflater.decompress(stream, _STEP)
-        if (not chunk and not inflater.eof) or at + len(chunk) > size:
-            raise DecodeError("a compressed value is longer than it says, or cut short")
-        buffer[at : at + len(chunk)] = chunk
-        at += len(chunk)
-        stream = inflater.unconsumed_tail
-    return _exact(buffer if at == size else b"", size, ended=True, rest=inflater.unused_data)
-
-
-def _exact(out: bytes | bytearray, size: int, *, ended: bool, rest: bytes) -> bytes:
-    if len(out) != size or not ended or rest:
+    out = inflater.decompress(stream, size + 1)  # never more than one byte too many
+    if len(out) != size or not inflater.eof or inflater.unused_data:
         raise DecodeError(f"a compressed value says {size} bytes and is not that")
-    return bytes(out)
+    return out
 
 
 METHODS: Final[dict[int, Method]] = {flags.ZLIB: (_zlib_squeeze, _zlib_expand)}

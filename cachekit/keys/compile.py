@@ -155,7 +155,7 @@ def _define(
     """Define a function with the user's signature, defaults and qualified name, and this body."""
     parameters = list(identity.signature.parameters.values())
     source = "\n    ".join([f"def generated({_signature(parameters)}):", *body])
-    exec(compile(source, f"<cachekit keys of {identity.module}.{identity.qualname}>", "exec"), scope)
+    exec(compile(source, f"<cachekit keys of {identity.name}>", "exec"), scope)
     generated: Any = scope.pop("generated")
     given = [p for p in parameters if p.default is not inspect.Parameter.empty]
     keyword_only = inspect.Parameter.KEYWORD_ONLY

@@ -1,6 +1,6 @@
 """Who owns a slot: the fills that were tried, with their spread, movement and building time, as Markdown.
 
-Run from the root of the repository: ``python docs/design/ring/fills.py`` (about two minutes; ``--quick``: twenty seconds).
+Run from the root of the repository: ``python docs/design/ring/fills.py`` (two minutes; ``--quick``: twenty seconds).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def fleet(number: int, size: int) -> tuple[Server, ...]:
     spellings: tuple[Callable[[int], str], ...] = (
         lambda i: f"10.{number}.{i // 250}.{i % 250 + 1}",
         lambda i: f"cache{i + 1:03}.fleet{number}.example.com",
-        lambda i: f"127.0.0.1:{11211 + 2000 * number + i}",
+        lambda i: f"127.0.0.{number}:{11211 + i}",
     )
     return parse_target([spellings[number % 3](i) for i in range(size)]).servers
 
@@ -122,9 +122,8 @@ def measure(label: str, fill: Fill, size: int, fleets: int) -> None:
 
 def head(size: int, fleets: int) -> None:
     print(f"\n### {size} servers and one more (ideal: {100 / (size + 1):.2f} %), {fleets} fleets\n")
-    print(
-        "| fill | fullest/mean | worst | moved % | worst | needless % | worst | build ms |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| fill | fullest/mean | worst | moved % | worst | needless % | worst | build ms |")
+    print("|---|---|---|---|---|---|---|---|")
 
 
 def main() -> None:
