@@ -1,6 +1,7 @@
 """`python -m benchmarks [names…] [--quick] [--full] [--write]`: every figure, or those named, as Markdown.
 
-A name is a module (`speed_direct`) or a figure (`P4`). The report goes to stdout, and with `--write` to docs/benchmarks.md as well.
+A name is a module (`speed_direct`) or a figure (`P4`). The report goes to stdout, and with `--write` to
+docs/benchmarks.md as well.
 """
 
 from __future__ import annotations
@@ -76,8 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="cachekit beside its peers and the raw socket.")
-    parser.add_argument("names", nargs="*", help=f"modules or figures; all of them when none is named: {', '.join(FIGURES)}")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="cachekit beside its peers and the raw socket."
+    )
+    parser.add_argument(
+        "names", nargs="*", help=f"modules or figures; all of them when none is named: {', '.join(FIGURES)}"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds: at most two minutes or so for everything")
     parser.add_argument("--full", action="store_true", help="a million interrupted operations in R1")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md as well")

@@ -1,4 +1,5 @@
-"""P16: the CPU time of one decorated hit whose socket is faked: what the library itself computes, without the kernel."""
+"""P16: the CPU time of one decorated hit whose socket is faked: what the library itself computes, without the kernel.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A faked socket: it records one request and its answer, and from then on gives that answer, with the new request's opaque token in it."""
+"""A faked socket: it records one request and its answer, and from then on gives that answer, with the new request's
+opaque token in it.
+"""
 
 from __future__ import annotations
 

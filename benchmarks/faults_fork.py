@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,13 +24,17 @@ PARENT, CHILD = 0, 1
 
 
 def sections(quick: bool) -> Iterator[Section]:
+    limit_s = 8.0 if quick else 20.0
     for threads in (0, READERS):
-        limit_s = 8.0 if quick else 20.0
-        rows = side_by_side(lambda adapter, n=threads, s=limit_s: forked(adapter, n, s), synchronous(ring=True))
+        rows = side_by_side(partial(forked, threads=threads, limit_s=limit_s), synchronous())
         how = f"while {threads} threads read" if threads else "one thread"
         columns = ("contestant", "gets done", "wrong", "false misses", "errors", "hung")
-        notes = (f"a get that has not come back after {limit_s:.0f} s counts as hung, and its side's remaining gets are not made",)
-        yield Section("R4", f"fork, {how}, 2 × {GETS} gets", columns, tuple(rows), "0 wrong, 0 hung, 0 false misses", notes)
+        notes = (
+            f"a get that has not come back after {limit_s:.0f} s counts as hung, and its side's remaining gets are not made",
+        )
+        yield Section(
+            "R4", f"fork, {how}, 2 × {GETS} gets", columns, tuple(rows), "0 wrong, 0 hung, 0 false misses", notes
+        )
 
 
 def forked(adapter: type[Adapter], threads: int, limit_s: float) -> tuple[str, ...]:
@@ -41,7 +46,13 @@ def forked(adapter: type[Adapter], threads: int, limit_s: float) -> tuple[str, .
     both = counts[: 2 * tally.FIELDS]
     done = tally.total(both, tally.DONE)
     hung = sum(counts[side * tally.FIELDS + tally.DONE] < GETS for side in (PARENT, CHILD))
-    told = (done, tally.total(both, tally.WRONG), tally.total(both, tally.MISSED), tally.total(both, tally.ERRORS), hung)
+    told = (
+        done,
+        tally.total(both, tally.WRONG),
+        tally.total(both, tally.MISSED),
+        tally.total(both, tally.ERRORS),
+        hung,
+    )
     return tuple(map(str, told))
 
 

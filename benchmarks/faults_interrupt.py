@@ -1,8 +1,10 @@
-"""R1, the part of synchronous code: operations interrupted between their request and its reply, and what later ones answer.
+"""R1, the part of synchronous code: operations interrupted between their request and its reply, and what later ones
+answer.
 
-Interrupted by a signal whose handler raises an Exception or a BaseException (KeyboardInterrupt's kind) at a random moment of the operation, and by the
-library's own timeout, while the reply is under way and comes later (proxy.py). Every key is always there and its value names it, so a value of another
-key is *wrong*, and a miss in an operation or after it is *false*.
+Interrupted by a signal whose handler raises an Exception or a BaseException (KeyboardInterrupt's kind) at a random
+moment of the operation, and by the library's own timeout, while the reply is under way and comes later (proxy.py).
+Every key is always there and its value
+names it, so a value of another key is *wrong*, and a miss in an operation or after it is *false*.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from benchmarks.trial import Running, side_by_side, synchronous
 
 FIGURES = ("R1",)
 EVERY_S = (2e-6, 50e-6)
-SHARE = 0.5
+SHARE = 0.4
 TIMEOUT_S = 0.020
 DELAY_S = 0.040
 DELAY_EVERY = 8
@@ -50,21 +52,32 @@ def sections(quick: bool, *, full: bool = False) -> Iterator[Section]:
         share = 1.0 if how == "signal" else 0.05
         work = _work(how, int(ours * share), int(peers * share))
         rows = side_by_side(work, synchronous(ring=False))
-        columns = ("contestant", "operations", "interrupted", "wrong", "false misses", "errors", "connections leaked", "hung")
+        columns = (
+            "contestant",
+            "operations",
+            "interrupted",
+            "wrong",
+            "false misses",
+            "errors",
+            "connections leaked",
+            "hung",
+        )
         goal = "0 wrong; false misses ≤ interrupted; 0 leaked"
         yield Section("R1", f"operations interrupted by {title}", columns, tuple(rows), goal, (_note(how),))
 
 
 def _note(how: str) -> str:
     if how == "signal":
-        return f"{SHARE:.0%} of the operations get a signal {EVERY_S[0] * 1e6:.0f}–{EVERY_S[1] * 1e6:.0f} µs after their start; Exception and BaseException alternate"
-    return f"timeout {TIMEOUT_S * 1e3:.0f} ms; every {DELAY_EVERY}th reply comes after {DELAY_S * 1e3:.0f} ms; 'interrupted' are operations that took as long as the timeout"
+        return f"{SHARE:.0%} of the operations get a signal {EVERY_S[0] * 1e6:.0f}–{EVERY_S[1] * 1e6:.0f} µs after their
+        start; Exception and BaseException alternate"
+    return f"timeout {TIMEOUT_S * 1e3:.0f} ms; every {DELAY_EVERY}th reply comes after {DELAY_S * 1e3:.0f} ms;
+    'interrupted' are operations that took as long as the timeout"
 
 
 def _work(how: str, ours: int, peers: int) -> Callable[[type[Adapter]], tuple[str, ...]]:
     def work(adapter: type[Adapter]) -> tuple[str, ...]:
         operations = ours if adapter.name == "cachekit" else peers
-        return interrupted(adapter, how, operations, limit_s=20.0 + operations * (0.0005 if how == "signal" else 0.02))
+        return interrupted(adapter, how, operations, limit_s=8.0 + operations * (0.0005 if how == "signal" else 0.02))
 
     return work
 

@@ -20,14 +20,16 @@ THREADS = 16
 
 def sections(quick: bool) -> Iterator[Section]:
     calls = 1_000 if quick else 10_000
-    limit_s = 15.0 if quick else 60.0
+    limit_s = 8.0 if quick else 60.0
     rows = side_by_side(lambda adapter: crowded(adapter, calls, limit_s), synchronous())
     columns = ("contestant", f"done of {THREADS * calls}", "wrong", "false misses", "errors", "threads not at the end")
     notes = (
         f"three servers; nine gets to one set; limit {limit_s:.0f} s",
         "pylibmc and pymemcache's Client are made for one thread each, and are not tried",
     )
-    yield Section("R5", f"{THREADS} threads × {calls} calls on one client", columns, tuple(rows), "0 wrong, 0 hung", notes)
+    yield Section(
+        "R5", f"{THREADS} threads × {calls} calls on one client", columns, tuple(rows), "0 wrong, 0 hung", notes
+    )
 
 
 def crowded(adapter: type[Adapter], calls: int, limit_s: float) -> tuple[str, ...]:

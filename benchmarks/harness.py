@@ -1,9 +1,10 @@
 """Interleaved rounds: A B C A B C …, and the ratio of each to a baseline, round by round.
 
 An absolute time says more about the machine than about the code, so a result is a ratio: in each round every contestant
-runs a few samples right after the one before; a round's figure is the median of its samples; a ratio is taken inside one
-round, and the result is the median of the rounds' ratios. What disturbs the machine for longer than a round disturbs both sides of a ratio.
-The garbage collector runs before each round and is off inside the samples, for everyone alike.
+runs a few samples right after the one before; a round's figure is the median of its samples; a ratio is taken inside
+one round, and the result is the median of the rounds' ratios. What disturbs the machine for longer than a round
+disturbs
+both sides of a ratio. The garbage collector runs before each round and is off inside the samples, for everyone alike.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A contestant over a baseline: median of the per-round ratios, their quartiles, and the ratio of the two fastest samples."""
+    """A contestant over a baseline: median of the per-round ratios, their quartiles, and the ratio of the two fastest
+    samples.
+    """
 
     median: float
     low: float
@@ -65,9 +68,7 @@ class Race:
         return Ratio(statistics.median(ratios), low, high, self.minimum_us(name) / self.minimum_us(baseline))
 
 
-def race(
-    contestants: Sequence[Contestant], *, rounds: int, samples: int, clock: Clock = time.perf_counter
-) -> Race:
+def race(contestants: Sequence[Contestant], *, rounds: int, samples: int, clock: Clock = time.perf_counter) -> Race:
     """Run the contestants in interleaved rounds.
 
     Args:
@@ -121,8 +122,10 @@ def _collector_off() -> Iterator[None]:
 def on_one_core(pids: Sequence[int]) -> Iterator[None]:
     """Put this thread and the servers on one core for the length of a with block (Linux; elsewhere nothing happens).
 
-    On a small virtual machine, waking a core that sleeps costs several times the work of a request, and hides what the clients
-    cost. On one core a round trip is two context switches, so a ratio shows more of the client's own work: it is the stricter measure.
+    On a small virtual machine, waking a core that sleeps costs several times the work of a request, and hides what the
+    clients cost. On one core a round trip is two context switches, so a ratio shows more of the client's own work: it
+    is the
+    stricter measure.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield

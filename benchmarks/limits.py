@@ -1,4 +1,5 @@
-"""R14: a value of 2 MiB (the servers take 1 MiB), and lifetimes beyond the 30 days that Memcached reads as a duration."""
+"""R14: a value of 2 MiB (the servers take 1 MiB), and lifetimes beyond the 30 days that Memcached reads as a duration.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +24,19 @@ LIMIT_S = 20.0
 
 def sections(quick: bool) -> Iterator[Section]:
     rows = side_by_side(tried, synchronous(ring=False))
-    columns = ("contestant", "set of 2 MiB says", "then get", "decorated call", "warnings", *(f"ttl of {days} days" for days in DAYS))
+    columns = (
+        "contestant",
+        "set of 2 MiB says",
+        "then get",
+        "decorated call",
+        "warnings",
+        *(f"ttl of {days} days" for days in DAYS),
+    )
     goal = "the result returned, the old entry gone, one warning; readable after both lifetimes"
-    notes = ("the key held a small value before; 'decorated call' returns 2 MiB; warnings are logging's records for that call",)
+    notes = (
+        "the key held a small value before; 'decorated call' returns 2 MiB; warnings are logging's records for that
+        call",
+    )
     yield Section("R14", "too large, too long", columns, tuple(rows), goal, notes)
 
 
@@ -48,6 +59,17 @@ def child(pipe: Connection, name: str, addresses: Sequence[str]) -> None:
     pipe.send((answer, kept, result, warnings, *(lasting(adapter, days) for days in DAYS)))
 
 
+class _Kept(logging.Handler):
+    """Warnings, kept in a list."""
+
+    def __init__(self, records: list[logging.LogRecord]) -> None:
+        super().__init__(logging.WARNING)
+        self._records = records
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._records.append(record)
+
+
 def said(call: Callable[[], Any], words: dict[str, str] | None = None, large: bytes | None = None) -> str:
     """What a call answered, in a word."""
     try:
@@ -62,8 +84,7 @@ def said(call: Callable[[], Any], words: dict[str, str] | None = None, large: by
 
 def decorated(adapter: Adapter, large: bytes) -> tuple[str, str]:
     records: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append  # type: ignore[method-assign]
+    handler = _Kept(records)
     logging.getLogger().addHandler(handler)
 
     def download(number: int) -> bytes:

@@ -32,7 +32,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The calls of a run, when it began (monotonic seconds), and after how long the victim served again (None: not seen)."""
+    """The calls of a run, when it began (monotonic seconds), and after how long the victim served again (None: not
+    seen).
+    """
 
     calls: Sequence[Call]
     began: float
@@ -81,7 +83,11 @@ def caller(pipe: Connection, name: str, addresses: Sequence[str], per_second: fl
 
 
 def load(
-    name: str, running: Sequence[MemcachedProcess], per_second: float, hurt: Callable[[Running], None], back_limit_s: float
+    name: str,
+    running: Sequence[MemcachedProcess],
+    per_second: float,
+    hurt: Callable[[Running], None],
+    back_limit_s: float,
 ) -> Load:
     """Run the load through a fault.
 

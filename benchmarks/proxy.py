@@ -1,4 +1,5 @@
-"""A TCP proxy in a process of its own that holds back every n-th reply: the reply comes, but after the client gave up."""
+"""A TCP proxy in a process of its own that holds back every n-th reply: the reply comes, but after the client gave up.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def _serve(port: int, upstream: int, every: int, delay_s: float) -> None:
             threading.Thread(target=_pump, args=(server, client, replies, every, delay_s), daemon=True).start()
 
 
-def _pump(source: socket.socket, sink: socket.socket, replies: Iterator[int] | None, every: int, delay_s: float) -> None:
+def _pump(
+    source: socket.socket, sink: socket.socket, replies: Iterator[int] | None, every: int, delay_s: float
+) -> None:
     with suppress(OSError):
         while data := source.recv(1 << 16):
             if replies is not None and next(replies) % every == 0:

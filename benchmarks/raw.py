@@ -1,7 +1,9 @@
 """The baselines: the least that pure Python can do.
 
-A blocking socket with TCP_NODELAY, one `sendall`, one receive, a minimal parse; no timeout, no reconnect, no check of the key.
-Each choice below was the fastest of several that were tried on small and on large values (the slower ones are named at the line).
+A blocking socket with TCP_NODELAY, one `sendall`, one receive, a minimal parse; no timeout, no reconnect, no check of
+the key. Each choice below was the fastest of several that were tried on small and on large values (the slower ones are
+named at
+the line).
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ def connect(address: str) -> socket.socket:
 class RawClient:
     """get, set and delete on one server.
 
-    A get receives into a buffer that is there already: `recv(4096)` costs the same for 100 bytes and 8 % more for 100 KiB, since
-    the pieces have to be joined; a peek at the header first costs two system calls more.
+    A get receives into a buffer that is there already: `recv(4096)` costs the same for 100 bytes and 8 % more for 100
+    KiB, since the pieces have to be joined; a peek at the header first costs two system calls more.
     """
 
     def __init__(self, address: str) -> None:
@@ -149,7 +151,9 @@ def receive_until(connection: socket.socket, tail: bytes) -> bytes:
 
 
 def parse_values(data: bytes, keys: Iterable[bytes], found: dict[bytes, bytes]) -> None:
-    """Read `VALUE key flags size` blocks: a server answers in the order asked, so a key is only compared, never cut out."""
+    """Read `VALUE key flags size` blocks: a server answers in the order asked, so a key is only compared, never cut
+    out.
+    """
     position, find, starts = 0, data.find, data.startswith
     for key in keys:
         if starts(key, position + 6):
@@ -160,12 +164,16 @@ def parse_values(data: bytes, keys: Iterable[bytes], found: dict[bytes, bytes]) 
 
 
 def decorated_key(args: tuple[object, ...], kwargs: Mapping[str, object]) -> bytes:
-    """The key of the raw decorator: a digest of the arguments' repr (it confuses what has equal reprs, and does not bind)."""
+    """The key of the raw decorator: a digest of the arguments' repr (it confuses what has equal reprs, and does not
+    bind).
+    """
     return blake2b(repr((args, sorted(kwargs.items()))).encode(), digest_size=16).hexdigest().encode()
 
 
 def raw_decorator(client: RawClient | RawRing) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The least a caching decorator can do: repr and BLAKE2b for the key, pickle for the value, get, and set after a miss."""
+    """The least a caching decorator can do: repr and BLAKE2b for the key, pickle for the value, get, and set after a
+    miss.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         get, put, loads, dumps = client.get, client.set, pickle.loads, pickle.dumps

@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks.harness import Race
 
 PACKAGES = (
-    "cachekit-memcached", "pymemcache", "pylibmc", "dogpile.cache", "Flask-Caching", "aiocache", "aiomcache", "Django", "cachetools",
-    "meta-memcache", "python-memcached", "python-binary-memcached", "emcache",
+    "cachekit-memcached", "pymemcache", "pylibmc", "dogpile.cache", "Flask-Caching", "aiocache", "aiomcache", "Django",
+    "cachetools", "meta-memcache", "python-memcached", "python-binary-memcached", "emcache",
 )  # fmt: skip
 
 
@@ -54,7 +54,11 @@ def ratio_section(
     for name in sorted(race.times, key=race.median_us):
         ratios = [race.ratio(name, baseline) for baseline in baselines]
         first = ratios[0]
-        figures = (*(f"{ratio.median:.2f}" for ratio in ratios), f"{first.low:.2f}–{first.high:.2f}", f"{first.fastest:.2f}")
+        figures = (
+            *(f"{ratio.median:.2f}" for ratio in ratios),
+            f"{first.low:.2f}–{first.high:.2f}",
+            f"{first.fastest:.2f}",
+        )
         rows.append((name, *figures, f"{race.median_us(name):.1f}"))
     blank = ("–",) * (len(columns) - 2)
     rows += [(name, *blank, f"failed: {error}") for name, error in race.failed.items()]
@@ -103,10 +107,20 @@ def package_versions() -> Mapping[str, str]:
 def head(skipped: Mapping[str, str], quick: bool) -> str:
     """The report's first lines: machine, versions, what was skipped and how to read the tables."""
     command = "python -m benchmarks --quick" if quick else "python -m benchmarks"
-    lines = ["# Benchmarks", "", f"Written by `{command} --write`. A ratio is the median of the ratios inside interleaved rounds;", ""]
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Written by `{command} --write`. A ratio is the median of the ratios inside interleaved rounds;",
+        "",
+    ]
     lines[-2] += " an absolute time is there for orientation only. Below 1 is faster than the baseline."
     lines += table(("fact", "value"), list(machine_facts().items()))
     lines += ["", *table(("package", "version"), list(package_versions().items()))]
     if skipped:
-        lines += ["", "Skipped, since they could not be imported: " + "; ".join(f"{name} ({why})" for name, why in skipped.items()) + "."]
+        lines += [
+            "",
+            "Skipped, since they could not be imported: "
+            + "; ".join(f"{name} ({why})" for name, why in skipped.items())
+            + ".",
+        ]
     return "\n".join(lines) + "\n"

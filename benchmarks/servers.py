@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,21 +13,36 @@ from contextlib import contextmanager
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 5.0
+START_ATTEMPTS = 5
+PORTS = (20_000, 32_000)
 
 
 class MemcachedProcess:
     """One memcached process on a loopback port.
 
     Args:
-        port: the TCP port; 0 asks the kernel for a free one.
+        port: the TCP port; 0 looks for a free one.
         memory_mb: what the server may hold, in MiB.
     """
 
     def __init__(self, port: int = 0, memory_mb: int = 64) -> None:
-        self.port = port or free_port()
+        self.port = port
         self.memory_mb = memory_mb
         self._process: subprocess.Popen[bytes] | None = None
-        self.start()
+        self._start_somewhere(1 if port else START_ATTEMPTS)
+
+    def _start_somewhere(self, attempts: int) -> None:
+        """Another process may take a free port before our own does: then try the next one."""
+        for left in reversed(range(attempts)):
+            if attempts > 1:
+                self.port = free_port()
+            try:
+                self.start()
+                return
+            except RuntimeError:
+                self.kill()
+                if not left:
+                    raise
 
     @property
     def address(self) -> str:
@@ -38,12 +54,15 @@ class MemcachedProcess:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the process and wait until it accepts connections; RuntimeError when it never does."""
+        """Start the process and wait until this very process answers; RuntimeError when it never does."""
         command = ["memcached", "-l", HOST, "-p", str(self.port), "-U", "0", "-m", str(self.memory_mb), "-t", "1"]
         if os.geteuid() == 0:
             command += ["-u", "nobody"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for_port(self.port)
+        if stats(self.port)["pid"] != str(self.pid):
+            self.kill()
+            raise RuntimeError(f"another server answers on port {self.port}")
 
     def stop(self) -> None:
         """Freeze the process with SIGSTOP: it still accepts connections and never answers."""
@@ -64,10 +83,15 @@ class MemcachedProcess:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, below the range from which the kernel takes the ports of outgoing connections."""
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
 
 
 def wait_for_port(port: int) -> None:

@@ -1,4 +1,5 @@
-"""P4, P6 and P7: a decorated function against the raw decorator (repr and BLAKE2b for the key, pickle for the value)."""
+"""P4, P6 and P7: a decorated function against the raw decorator (repr and BLAKE2b for the key, pickle for the value).
+"""
 
 from __future__ import annotations
 
@@ -57,7 +58,9 @@ def threads(running: Sequence[MemcachedProcess], quick: bool) -> Section:
     rows: list[tuple[str, ...]] = []
     for name in sorted(result.times, key=result.median_us):
         ratio = result.ratio("raw", name)  # throughput is the inverse of time
-        rows.append((name, f"{ratio.median:.2f}", f"{ratio.low:.2f}–{ratio.high:.2f}", f"{1e6 / result.median_us(name):.0f}"))
+        rows.append(
+            (name, f"{ratio.median:.2f}", f"{ratio.low:.2f}–{ratio.high:.2f}", f"{1e6 / result.median_us(name):.0f}")
+        )
     rows += [(name, "–", "–", f"failed: {error}") for name, error in result.failed.items()]
     columns = ("contestant", "throughput over raw", "quartiles", "calls/s here")
     notes = ("raw and what is not thread-safe keep a client for each thread; asyncio peers are left out", FREE_CORES)

@@ -21,7 +21,9 @@ STALL_S = 0.25
 SMALL = 100
 LARGE = 100 * 1024
 GROWTH = (1, 3, 10, 30)
-ONE_CORE = "client and servers share one core (harness.on_one_core says why: the stricter measure on a small virtual machine)"
+ONE_CORE = (
+    "client and servers share one core (harness.on_one_core says why: the stricter measure on a small virtual machine)"
+)
 FREE_CORES = "the scheduler places client and servers, so that servers can work side by side"
 
 Builder = Callable[[Adapter], Contestant]
@@ -44,13 +46,17 @@ def single_server(running: list[MemcachedProcess], quick: bool) -> Iterator[Sect
                 continue  # a delete carries no value
             entered = [adapter for adapter in with_verb(verb) if adapter.name != "raw ring"]
             result = run(running, entered, single(verb, size), rounds=rounds, one_core=True)
-            yield ratio_section("P1", f"{verb}, {_size(size)}, one server", result, ["raw"], goal=goal, notes=(ONE_CORE,))
+            yield ratio_section(
+                "P1", f"{verb}, {_size(size)}, one server", result, ["raw"], goal=goal, notes=(ONE_CORE,)
+            )
 
 
 def ring_gets(running: list[MemcachedProcess], quick: bool) -> Section:
     entered = [adapter for adapter in with_verb("get") if adapter.ring]
     result = run(running, entered, single("get", SMALL), rounds=6 if quick else 21, one_core=True)
-    return ratio_section("P2", "get of single keys, 100 B, ring of 3", result, ["raw ring"], goal="≤ 1.20", notes=(ONE_CORE,))
+    return ratio_section(
+        "P2", "get of single keys, 100 B, ring of 3", result, ["raw ring"], goal="≤ 1.20", notes=(ONE_CORE,)
+    )
 
 
 def bulk(running: list[MemcachedProcess], quick: bool) -> Iterator[Section]:
@@ -97,7 +103,9 @@ def growth_section(result: Race, names: Sequence[str], failed: dict[str, str]) -
         rows.append((name, *(f"{ratio:.2f}" for ratio in ratios), f"{micros:.1f}"))
     columns = ("contestant", *(f"{count} servers" for count in GROWTH), f"µs here, {GROWTH[-1]}")
     goal = "no faster growth than raw"
-    return Section("P13", "get, 100 B, as the servers grow (over the same library on one)", columns, tuple(rows), goal, (ONE_CORE,))
+    return Section(
+        "P13", "get, 100 B, as the servers grow (over the same library on one)", columns, tuple(rows), goal, (ONE_CORE,)
+    )
 
 
 def run(
@@ -141,7 +149,8 @@ def single(verb: str, size: int) -> Builder:
 
 
 def check(adapter: Adapter, key: object, value: bytes) -> None:
-    """One get has to bring the value back, and soon: a peer that stalls for seconds a call is named instead of raced."""
+    """One get has to bring the value back, and soon: a peer that stalls for seconds a call is named instead of raced.
+    """
     start = time.perf_counter()
     got = adapter.result(adapter.get(key))
     took_s = time.perf_counter() - start
@@ -155,7 +164,9 @@ def many(verb: str) -> Builder:
     value = os.urandom(SMALL)
 
     def build(adapter: Adapter) -> Contestant:
-        keys = [adapter.key(f"{adapter.name.replace(' ', '-').replace(',', '')}:many:{number}") for number in range(MANY)]
+        keys = [
+            adapter.key(f"{adapter.name.replace(' ', '-').replace(',', '')}:many:{number}") for number in range(MANY)
+        ]
         values = dict.fromkeys(keys, value)
         one = adapter.once(adapter.get_many, keys)
         if verb == "set_many":

@@ -1,4 +1,6 @@
-"""P15: what an import costs, in fresh interpreters, interleaved; and whether asyncio comes along on the synchronous path."""
+"""P15: what an import costs, in fresh interpreters, interleaved; and whether asyncio comes along on the synchronous
+path.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def sections(quick: bool) -> Iterator[Section]:
 
 
 def imports(rounds: int) -> Race:
-    """The import statement's own seconds are told by the child and taken for the sample's, by a clock that reads them."""
+    """The import statement's own seconds are told by the child and taken for the sample's, by a clock that reads them.
+    """
     told = _Told()
     contestants = [Contestant(name, told.runner(statement), 1) for name, statement in IMPORTS.items()]
     return race(contestants, rounds=rounds, samples=1, clock=told.clock)
@@ -72,10 +75,18 @@ class _Told:
 
 
 def python(program: str) -> str:
-    """Run a program in a fresh interpreter at the root of the checkout, and return what it prints; RuntimeError with its last line."""
+    """Run a program in a fresh interpreter at the root of the checkout, and return what it prints; RuntimeError with
+    its last line.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=60,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])

@@ -1,4 +1,6 @@
-"""Counts that survive a child's death: an array shared between processes, and a value that can be told from any other key's."""
+"""Counts that survive a child's death: an array shared between processes, and a value that can be told from any other
+key's.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from benchmarks.adapters import load
 from benchmarks.adapters.base import Adapter
 
 SPAWN = multiprocessing.get_context("spawn")
-SIDE_BY_SIDE = 4
+SIDE_BY_SIDE = 5
 
 Child = Callable[..., None]
 
@@ -99,13 +99,16 @@ def trial(child: Child, *arguments: object, limit_s: float) -> Trial:
 
 
 def synchronous(verb: str = "get", *, ring: bool = True) -> list[type[Adapter]]:
-    """The adapters that faults are tried on: every synchronous client library (cachekit first), none of the baselines."""
+    """The adapters that faults are tried on: every synchronous client library (cachekit first), none of the baselines.
+    """
     found = [adapter for adapter in load()[0] if verb in adapter.verbs and not adapter.asynchronous]
     found = [adapter for adapter in found if adapter.ring or not ring]
     return [adapter for adapter in found if not adapter.name.startswith("raw")]
 
 
-def side_by_side(work: Callable[[type[Adapter]], tuple[str, ...]], adapters: Sequence[type[Adapter]]) -> list[tuple[str, ...]]:
+def side_by_side(
+    work: Callable[[type[Adapter]], tuple[str, ...]], adapters: Sequence[type[Adapter]]
+) -> list[tuple[str, ...]]:
     """One row per adapter: cachekit alone, then the peers a few at a time (they mostly wait)."""
     ours = [adapter for adapter in adapters if adapter.name == "cachekit"]
     peers = [adapter for adapter in adapters if adapter.name != "cachekit"]

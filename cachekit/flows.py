@@ -233,7 +233,8 @@ def fill(job: Job, env: Env, lease: Lease) -> Flow[Any]:
         value = yield Compute(job.compute, Filling(flights, job.key, began + job.recipe.lease_s))
     except BaseException as error:
         if pilot:
-            # Only an Exception is the function's answer; an interrupt is this caller's own, and the others compete again.
+            # Only an Exception is the function's answer; an interrupt is this caller's own, and the others compete
+            # again.
             flights.crash(job.key, lease.cas, error if isinstance(error, Exception) else None)
         if not isinstance(error, GeneratorExit):
             env.filled(job, env.monotonic() - began, "raised")

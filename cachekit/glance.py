@@ -1,8 +1,9 @@
 """One glance at the reply to a read: plainly fresh, plainly ours to fill, or neither.
 
-This is the one place where speed decides the form. It says again, for the two replies that nearly every read gets and for
-nothing else, what ``policy.judge`` says in full; a test holds the two together. Whatever is not whole, not under our own
-token, or in any way odd is neither, and goes the long way: parsed properly, judged properly, told to ``flows.call``.
+This is the one place where speed decides the form. It says again, for the two replies that nearly every read gets and
+for nothing else, what ``policy.judge`` says in full; a test holds the two together. Whatever is not whole, not under
+our own token, or in any way odd is neither, and goes the long way: parsed properly, judged properly, told to
+``flows.call``.
 
 Pure: bytes in, a value or a lease out. The blocking shell and the asyncio shell both look through it.
 """

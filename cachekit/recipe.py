@@ -27,7 +27,9 @@ _UNGROUPED = (0,)
 
 
 class Snapshot(NamedTuple):
-    """What an entry is valid under: the generations, read before the function ran, and when it ended (seconds since 1970)."""
+    """What an entry is valid under: the generations, read before the function ran, and when it ended (seconds since
+    1970).
+    """
 
     generations: tuple[int, ...]
     created_s: float

@@ -1,6 +1,7 @@
 """What an adapter offers: a peer's own calls under common names, at its own defaults.
 
-`get`, `set`, `delete` and the others are the peer's bound methods wherever its signature allows, so that an adapter costs nothing.
+`get`, `set`, `delete` and the others are the peer's bound methods wherever its signature allows, so that an adapter
+costs nothing.
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ class Adapter:
 
     def close(self) -> None:
         """Drop the connections."""
+
+    def sockets(self) -> list[Hook]:
+        """Where the open connections keep what they send and receive with, for the faked socket of cpu.py."""
+        raise NotImplementedError(f"{self.name} has no place for a faked socket")
 
     @property
     def part(self) -> str:

@@ -1,4 +1,6 @@
-"""cachekit itself, at its defaults: deadline, opaque check, fork check, function generation and freshness verdict all on."""
+"""cachekit itself, at its defaults: deadline, opaque check, fork check, function generation and freshness verdict all
+on.
+"""
 
 from __future__ import annotations
 

@@ -24,6 +24,11 @@ class Emcache(AsyncAdapter):
         self.get, self.set, self.delete = self.client.get, self.client.set, self.client.delete
         self.get_many = self.client.get_many
 
+    def result(self, answer: Any) -> Any:
+        """A get answers an Item; a bulk get a dict."""
+        found = super().result(answer)
+        return getattr(found, "value", found)
+
     def close(self) -> None:
         self.wait(self.client.close())
         super().close()

@@ -28,7 +28,8 @@ class _Pymemcache(Adapter):
 
 
 def options(timeout_s: float | None) -> dict[str, Any]:
-    """Replies are asked for and Nagle's delay is off, as everybody else has it; the timeouts are the library's (none)."""
+    """Replies are asked for and Nagle's delay is off, as everybody else has it; the timeouts are the library's (none).
+    """
     timeouts = {} if timeout_s is None else {"timeout": timeout_s, "connect_timeout": timeout_s}
     return {"default_noreply": False, "no_delay": True, **timeouts}
 
@@ -54,7 +55,6 @@ class Client(_Pymemcache):
 
     def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
         self.bind(base.Client(split_address(addresses[0]), **options(timeout_s)))
-
 
     def sockets(self) -> list[Hook]:
         return [hook_of(self.client)]

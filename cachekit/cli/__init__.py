@@ -7,6 +7,7 @@ may mistype is answered by one line that says what to write instead, never by a 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from cachekit.errors import CacheError, ServerError
 
 COMMANDS: Final = {"demo": demo, "key": entry.KEY, "get": entry.GET, "stats": stats, "ring": ring}
 
+logger = logging.getLogger("cachekit")
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 
 
@@ -30,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words behind ``cachekit``; None: this process's own.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    logger.addHandler(logging.NullHandler())  # what the log would say, the commands say themselves
     _draw_whatever_comes()
     try:
         return _run(words)

@@ -39,17 +39,12 @@ def table(rows: Iterable[Sequence[str]], *, left: int = 1, gap: int = 2) -> list
     """
     rows = list(rows)
     columns = max((len(row) for row in rows), default=0)
-    full = [row for row in rows if len(row) == columns]
-    widths = [max(len(row[at]) for row in full) for at in range(columns)]
+    bound = [row if len(row) == columns else row[:-1] for row in rows]
+    widths = [max((len(row[at]) for row in bound if at < len(row)), default=0) for at in range(columns)]
     lines = []
-    for row in rows:
-        cells = [
-            cell if len(row) < columns and at == len(row) - 1
-            else cell.ljust(widths[at]) if at < left
-            else cell.rjust(widths[at])
-            for at, cell in enumerate(row)
-        ]  # fmt: skip
-        lines.append((" " * gap).join(cells).rstrip())
+    for row, cells in zip(rows, bound, strict=True):
+        aligned = [cell.ljust(widths[at]) if at < left else cell.rjust(widths[at]) for at, cell in enumerate(cells)]
+        lines.append((" " * gap).join([*aligned, *row[len(cells) :]]).rstrip())
     return lines
 
 

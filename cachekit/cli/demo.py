@@ -153,6 +153,8 @@ def _sum_up(square: CachedFunction[[int], int], runs: list[Run], size: Size) -> 
     )
     hit, miss = (chart.span(statistics.median(each)) if each else "-" for each in (hits_s, misses_s))
     print(f"{_INDENT}A hit took {hit}, a miss with its run {miss} (medians).")
+    if info.errors:
+        print(f"{_INDENT}{info.errors} exchanges with a server failed; the function ran instead.")
 
 
 # -- the crowd, the invalidation -------------------------------------------------------------------------------------

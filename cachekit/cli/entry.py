@@ -24,7 +24,6 @@ from cachekit.errors import DecodeError, ServerError
 from cachekit.function import BoundFunction
 from cachekit.hooks import Hooks
 from cachekit.keys import wire_key
-from cachekit.ops import Exchange
 from cachekit.policy import age_ms
 from cachekit.ring import Ring
 from cachekit.sync import bulk
@@ -32,8 +31,12 @@ from cachekit.sync.fleet import Fleet
 from cachekit.types import Key
 
 
+_VALUE_WIDTH = chart.WIDTH - 17
+_VALUE_LINES = 24
+
+
 class Stored(NamedTuple):
-    """What a server holds under a key. ``expires_s``: seconds until it forgets it, None: never, or not known."""
+    """What a server holds under a key. ``expires_s``: seconds until it drops it, None: never."""
 
     flags: int
     data: bytes
@@ -94,6 +97,7 @@ module is imported; the function is not run, and no server is asked.
 
 def _get_arguments(parser: argparse.ArgumentParser) -> None:
     add_servers(parser)
+    parser.add_argument("--all", action="store_true", help="print a long value to its end")
     parser.add_argument("key", metavar="KEY", help="a key as it is on the wire, prefix included")
 
 
@@ -108,9 +112,19 @@ def _get(arguments: argparse.Namespace) -> int:
     if stored is None:
         print("\n".join(chart.facts([*lines, ("state", "absent")])))
         return 1
-    sight = judge(stored, key, time.time())
-    print("\n".join(chart.facts([*lines, *_describe(stored, sight, time.time())])))
+    now_s = time.time()
+    sight = judge(stored, key, now_s)
+    if not arguments.all:
+        sight = sight._replace(value=_cut(sight.value))
+    print("\n".join(chart.facts([*lines, *_describe(stored, sight, now_s)])))
     return 0 if sight.served else 1
+
+
+def _cut(text: str) -> str:
+    lines = text.split("\n")
+    if len(lines) <= _VALUE_LINES:
+        return text
+    return "\n".join([*lines[:_VALUE_LINES], f"… and {chart.number(len(lines) - _VALUE_LINES)} lines more (--all)"])
 
 
 GET = SimpleNamespace(
@@ -137,12 +151,17 @@ def look(fleet: Fleet, key: bytes) -> Stored | None:
         raise errors[0]
     if not found:
         return None
-    reply = fleet.exchange(Exchange(fleet.ring.index(key), meta.me(key), 1, 0)).replies[0]
-    return Stored(*found[0], _expiry(reply.value or b""))
+    connection = fleet.take(fleet.ring.index(key))
+    debug = connection.exchange(meta.me(key), 1)[0]  # it echoes the key and takes no opaque
+    connection.close()
+    return Stored(*found[0], _expiry(debug.value or b""))
 
 
 def _expiry(debug: bytes) -> int | None:
-    """Seconds left, out of what ``me`` says; 1.6.18 prints them with the wrong sign, and -1 for never."""
+    """Seconds left, out of what ``me`` says; None for never.
+
+    1.6.18 prints them with the wrong sign, so that its -1 is never, but also the last second of a life.
+    """
     for word in debug.split():
         name, _, value = word.partition(b"=")
         if name == b"exp" and value != b"-1" and value.removeprefix(b"-").isdigit():
@@ -162,8 +181,7 @@ def judge(stored: Stored, key: bytes, now_s: float) -> Sight:
             if header.fingerprint != key[-16:]:
                 return Sight("garbage: its header belongs to another key", served=False)
         packer = Packer(resolve(None, registry=Registry()), readers=[JsonCodec()])
-        # Without the enveloped bit: it says what stands before the payload, not what the payload is.
-        value = pformat(packer.unpack(flags, data[at:]), width=chart.WIDTH - 12, sort_dicts=False)
+        value = pformat(packer.unpack(flags, data[at:]), width=_VALUE_WIDTH, compact=True, sort_dicts=False)
     except DecodeError as error:
         value = f"not readable here: {error}"
     if header is None:
@@ -178,7 +196,7 @@ def _describe(stored: Stored, sight: Sight, now_s: float) -> list[tuple[str, str
     if sight.value:
         lines.append(("value", sight.value))
     lines.append(("flags", f"{stored.flags:#x} ({describe(stored.flags)})"))
-    lines.append(("size", f"{chart.number(len(stored.data))} bytes"))
+    lines.append(("size", chart.size(len(stored.data))))
     header = sight.header
     if header is not None:
         age_s = age_ms(header, stored.expires_s, now_s) / 1000
@@ -187,6 +205,5 @@ def _describe(stored: Stored, sight: Sight, now_s: float) -> list[tuple[str, str
         lines.append(("ttl", ttl))
         lines.append(("computed in", chart.span(header.delta_us / 1e6)))
         lines.append(("generation", " ".join(map(str, header.generations)) if any(header.generations) else "not asked"))
-    left = "never, or not known" if stored.expires_s is None else f"in {chart.span(stored.expires_s)}"
-    lines.append(("server drops it", left))
+    lines.append(("server drops it", "never" if stored.expires_s is None else f"in {chart.span(stored.expires_s)}"))
     return lines

@@ -19,7 +19,10 @@ from cachekit.sync.connection import Connection
 
 HELP = "show what each server says about itself"
 DESCRIPTION = """Show what each server says about itself: version, age, items, memory, hit rate, evictions,
-connections. A server that is down is shown as down, and the exit code is 1."""
+connections. A server that is down is shown as down, and the exit code is 1.
+
+The hit rate is the server's own count. To a server, the lease of an absent value and the generation that is read
+beside each value are hits as well; how often functions ran is told by function.info()."""
 
 PATIENCE_S = 1.0
 """Longer than a cache would wait: here somebody looks because something is slow."""
@@ -61,22 +64,22 @@ def _ask(server: Server) -> Report:
     try:
         connection = Connection(server, PATIENCE_S)
     except ServerError as error:
-        return Report(server, {}, str(error))
+        return Report(server, {}, str(error).removeprefix(server.name).lstrip(": "))
     # Opened by us, so that localhost and TLS mean what they mean to a cache; asked by pymemcache, which knows the answer.
     client = Client(server.address, timeout=PATIENCE_S)
     client.sock = connection.sock
     try:
         return Report(server, {name.decode(): value for name, value in client.stats().items()})
     except (OSError, MemcacheError, ValueError, IndexError) as error:
-        why = "no answer in time" if isinstance(error, BlockingIOError | TimeoutError) else f"{error}"
-        return Report(server, {}, f"{server.name}: {why or type(error).__name__}")
+        late = isinstance(error, BlockingIOError | TimeoutError)
+        return Report(server, {}, "no answer in time" if late else f"no Memcached: {error or type(error).__name__}")
     finally:
         connection.close()
 
 
 def _row(report: Report) -> tuple[str, ...]:
     if report.trouble:
-        return report.server.name, f"down: {report.trouble.removeprefix(report.server.name).lstrip(': ')}"
+        return report.server.name, f"down: {report.trouble}"
     stats = report.stats
     version = stats.get("version", b"")
     return (

@@ -39,22 +39,19 @@ def refuse(value: object, why: str) -> UnkeyableError:
     return UnkeyableError(why, type_name=type(value).__qualname__)
 
 
+def _below(cls: type, until: type) -> tuple[type, ...]:
+    return cls.__mro__[: cls.__mro__.index(until)]
+
+
 def written_in_c(cls: type, until: type = object) -> str | None:
     """Name a class between ``cls`` and ``until`` that is written in C and may hold state that Python can't list."""
-    for base in cls.__mro__:
-        if base is until:
-            return None
-        if base is not object and not base.__flags__ & _HEAP_TYPE:
-            return base.__qualname__
-    return None
+    return next((base.__qualname__ for base in _below(cls, until) if not base.__flags__ & _HEAP_TYPE), None)
 
 
 def slots(cls: type, until: type = object) -> set[str]:
     """Return the names in ``__slots__`` of a class and its bases, up to ``until``."""
     found: set[str] = set()
-    for base in cls.__mro__:
-        if base is until:
-            break
+    for base in _below(cls, until):
         own = base.__dict__.get("__slots__", ())
         found.update([own] if isinstance(own, str) else own)
     return found - _BOOKKEEPING

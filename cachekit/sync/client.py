@@ -22,7 +22,6 @@ from cachekit.flows import call
 from cachekit.hooks import Trouble
 from cachekit.keys import wire_key
 from cachekit.meta import Reply
-from cachekit.ops import Exchange
 from cachekit.policy import DEFAULTS, UNSET
 from cachekit.recipe import Recipe
 from cachekit.sync import bulk
@@ -304,7 +303,7 @@ class Verbs:
         fleet = self._fleet
         index = fleet.ring.table[crc32(wire) & fleet.ring.mask]
         try:
-            reply = fleet.exchange(Exchange(index, request, 1, opaque)).replies[0]
+            reply = fleet.converse(index, request, 1, opaque)[0]
         except ServerError as error:
             return self._trouble(index, error, None)
         if reply.code == "ERROR":

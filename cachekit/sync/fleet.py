@@ -19,6 +19,7 @@ from cachekit.embedded import EmbeddedServer
 from cachekit.errors import DeadlineExceeded, ServerError, Unreachable
 from cachekit.health import Health
 from cachekit.hooks import Hooks, ServerState
+from cachekit.meta import Reply
 from cachekit.ops import Exchange, LeaseVoid, Replies
 from cachekit.ring import Ring
 from cachekit.servers import Server, Target
@@ -117,33 +118,38 @@ class Fleet:
 
     def exchange(self, op: Exchange) -> Replies:
         """Perform one exchange. Raises ``ServerError``."""
-        index = op.server
+        sent_at = time.monotonic()
+        try:
+            replies = self.converse(op.server, op.request, op.expected, op.opaque, op.held_since)
+        except Unreachable:
+            # The server may have closed a connection that lay idle. Nothing that is asked with ``retry`` changes twice.
+            if not op.retry or not self.health[op.server].up:
+                raise
+            self.drop(op.server)
+            sent_at = time.monotonic()
+            replies = self.converse(op.server, op.request, op.expected, op.opaque)
+        return Replies(replies[op.skip :] if op.skip else replies, sent_at)
+
+    def converse(
+        self, index: int, request: bytes, expected: int, opaque: int, held_since: float | None = None
+    ) -> list[Reply]:
+        """Send ``request`` to a server and return its ``expected`` replies, each under ``opaque``. Raises
+        ``ServerError``.
+        """
         if self.suspects:
             self.check_up(index)
-        connection = self.take(index, op.held_since)
-        now = time.monotonic()
+        was_open = bool(self.shelves.rows[index])
+        connection = self.take(index, held_since)
         try:
-            replies = connection.exchange(op.request, op.expected, op.opaque)
+            replies = connection.exchange(request, expected, opaque)
         except ServerError as error:
-            if op.retry and isinstance(error, Unreachable) and connection.opened_at < now - 0.001:
-                return self._exchange_again(op)
-            self.failed(index, error)
+            # That an idle connection was closed says nothing of the server; whether it still listens, the next connect
+            # tells.
+            if not (was_open and isinstance(error, Unreachable)):
+                self.failed(index, error)
             raise
         self.put(index, connection)
-        return Replies(replies[op.skip :], now)
-
-    def _exchange_again(self, op: Exchange) -> Replies:
-        """Once more on a new connection: the old one was found closed, and the request changes nothing twice."""
-        self.drop(op.server)
-        connection = self.connect(op.server)
-        now = time.monotonic()
-        try:
-            replies = connection.exchange(op.request, op.expected, op.opaque)
-        except ServerError as error:
-            self.failed(op.server, error)
-            raise
-        self.put(op.server, connection)
-        return Replies(replies[op.skip :], now)
+        return replies
 
     def drop(self, index: int) -> None:
         """Close this thread's idle connections to a server."""

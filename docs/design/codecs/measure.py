@@ -1,4 +1,4 @@
-"""Which serialiser under the default codec? Speed as ratios to pickle in one interleaved run, and what each silently bends.
+"""Which serialiser under the default codec? Speed as ratios to pickle, interleaved, and what each silently bends.
 
     python docs/design/codecs/measure.py [rounds]
 
@@ -116,7 +116,26 @@ def row(number: int) -> dict[str, Any]:
 def page(size: int, seed: int = 1) -> str:
     """Rendered HTML of about that many characters."""
     random_ = random.Random(seed)
-    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "many", "small", "hands", "make", "light", "work", "of", "it"]
+    words = [
+        "the",
+        "quick",
+        "brown",
+        "fox",
+        "jumps",
+        "over",
+        "a",
+        "lazy",
+        "dog",
+        "while",
+        "many",
+        "small",
+        "hands",
+        "make",
+        "light",
+        "work",
+        "of",
+        "it",
+    ]
     parts: list[str] = []
     while sum(map(len, parts)) < size:
         text = " ".join(random_.choices(words, k=8))
@@ -180,7 +199,8 @@ def speed(rounds: int) -> None:
 
 
 AWKWARD: dict[str, Any] = {
-    "tuple": (1, 2), "set": {1}, "bytearray": bytearray(b"x"), "int key": {1: 2}, "tuple key": {(1, 2): 3}, "int of 70 bits": 2**70,
+    "tuple": (1, 2), "set": {1}, "bytearray": bytearray(b"x"), "int key": {1: 2}, "tuple key": {(1, 2): 3},
+    "int of 70 bits": 2**70,
     "NaN": float("nan"), "datetime, UTC": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "Decimal": Decimal("1.0"),
     "UUID": uuid.UUID(int=1), "complex": 1j, "IntEnum": Color.RED, "str subclass": Text("x"),
     "OrderedDict": collections.OrderedDict(a=1), "dataclass": Item(1, "a", 1.0, True, []), "surrogate": "\ud800",
@@ -195,7 +215,7 @@ def losses() -> None:
         for value in AWKWARD.values():
             try:
                 back = decode(encode([value]))[0]
-            except Exception:
+            except Exception:  # noqa: BLE001
                 cells.append("refused")
                 continue
             same = type(back) is type(value) and repr(back) == repr(value)

@@ -1,6 +1,6 @@
 """Who owns a slot: the fills that were tried, with their spread, movement and building time, as Markdown.
 
-Run from the root of the repository: ``python docs/design/ring/fills.py`` (two minutes; ``--quick``: twenty seconds).
+Run from the root of the repository: ``python docs/design/ring/fills.py`` (about two minutes; ``--quick``: twenty seconds).
 """
 
 from __future__ import annotations
@@ -138,6 +138,11 @@ def main() -> None:
     measure("walks by the clock, scattered, no bound", walks(1e9), 10, fleets)
     for slack in (0.03, 0.02, 1 / 80, 0.01, 0.005, 0.0):
         measure(f"… with loads bounded at {100 * slack:.2f} % over fair", walks(slack), 10, fleets)
+    tail = 20 if QUICK else 250
+    head(10, tail)
+    measure("walks, strides alone, no bound", walks(1e9, scattered=False), 10, tail)
+    measure("walks, scattered, no bound", walks(1e9), 10, tail)
+    measure("walks, scattered, bound 1.25 %", walks(1 / 80), 10, tail)
     for size, count in ((3, 4 if QUICK else 30), (100, 2 if QUICK else 9), (1000, 1 if QUICK else 4)):
         head(size, count)
         measure("Maglev, 65 537 slots", maglev, size, count)
