@@ -94,7 +94,8 @@ def main() -> int:
         payload = bomb(case)
         row = _run(case, payload, 1 if case.startswith("control") else CHILDREN)
         print(
-            f"| {case} | {len(payload)} | {row['mib']:.1f} | {row['cpu_ms']:.1f} | {row['wall_ms']:.1f} | {row['outcome']} |"
+            f"| {case} | {len(payload)} | {row['mib']:.1f} | {row['cpu_ms']:.1f} | {row['wall_ms']:.1f} "
+            f"| {row['outcome']} |"
         )
         if not case.startswith("control"):
             failed |= row["mib"] > GOAL_MIB or row["cpu_ms"] > GOAL_MS or "miss" not in row["outcome"]

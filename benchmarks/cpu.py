@@ -1,5 +1,4 @@
-"""P16: the CPU time of one decorated hit whose socket is faked: what the library itself computes, without the kernel.
-"""
+"""P16: the CPU time of one decorated hit with a faked socket: what the library itself computes."""
 
 from __future__ import annotations
 

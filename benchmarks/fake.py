@@ -1,6 +1,4 @@
-"""A faked socket: it records one request and its answer, and from then on gives that answer, with the new request's
-opaque token in it.
-"""
+"""A faked socket: it records one exchange, and from then on gives its answer under the new request's opaque token."""
 
 from __future__ import annotations
 

@@ -29,9 +29,7 @@ def sections(quick: bool) -> Iterator[Section]:
         rows = side_by_side(partial(forked, threads=threads, limit_s=limit_s), synchronous())
         how = f"while {threads} threads read" if threads else "one thread"
         columns = ("contestant", "gets done", "wrong", "false misses", "errors", "hung")
-        notes = (
-            f"a get that has not come back after {limit_s:.0f} s counts as hung, and its side's remaining gets are not made",
-        )
+        notes = (f"a side that has not made its gets after {limit_s:.0f} s counts as hung",)
         yield Section(
             "R4", f"fork, {how}, 2 × {GETS} gets", columns, tuple(rows), "0 wrong, 0 hung, 0 false misses", notes
         )
@@ -43,6 +41,8 @@ def forked(adapter: type[Adapter], threads: int, limit_s: float) -> tuple[str, .
     counts = tally.shared(2 + threads)
     with servers(3) as running:
         trial(child, adapter.name, [server.address for server in running], threads, counts, limit_s=limit_s)
+    if not any(counts):
+        raise RuntimeError("the child died before its first get")
     both = counts[: 2 * tally.FIELDS]
     done = tally.total(both, tally.DONE)
     hung = sum(counts[side * tally.FIELDS + tally.DONE] < GETS for side in (PARENT, CHILD))

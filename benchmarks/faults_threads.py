@@ -38,6 +38,8 @@ def crowded(adapter: type[Adapter], calls: int, limit_s: float) -> tuple[str, ..
     counts = tally.shared(THREADS)
     with servers(3) as running:
         trial(child, adapter.name, [server.address for server in running], calls, counts, limit_s=limit_s)
+    if not any(counts):
+        raise RuntimeError("the child died before its first call")
     unfinished = sum(counts[slot * tally.FIELDS + tally.DONE] < calls for slot in range(THREADS))
     told = [tally.total(counts, field) for field in (tally.DONE, tally.WRONG, tally.MISSED, tally.ERRORS)]
     return tuple(map(str, (*told, unfinished)))

@@ -35,9 +35,7 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A contestant over a baseline: median of the per-round ratios, their quartiles, and the ratio of the two fastest
-    samples.
-    """
+    """A contestant over a baseline: the per-round ratios' median and quartiles, and that of the fastest samples."""
 
     median: float
     low: float

@@ -1,5 +1,4 @@
-"""R14: a value of 2 MiB (the servers take 1 MiB), and lifetimes beyond the 30 days that Memcached reads as a duration.
-"""
+"""R14: a value of 2 MiB (the servers take 1 MiB), and lifetimes beyond 30 days, which Memcached reads as a date."""
 
 from __future__ import annotations
 
@@ -33,10 +32,7 @@ def sections(quick: bool) -> Iterator[Section]:
         *(f"ttl of {days} days" for days in DAYS),
     )
     goal = "the result returned, the old entry gone, one warning; readable after both lifetimes"
-    notes = (
-        "the key held a small value before; 'decorated call' returns 2 MiB; warnings are logging's records for that
-        call",
-    )
+    notes = ("the key held a small value before; 'decorated call' returns 2 MiB; warnings: logging's records for it",)
     yield Section("R14", "too large, too long", columns, tuple(rows), goal, notes)
 
 

@@ -32,9 +32,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The calls of a run, when it began (monotonic seconds), and after how long the victim served again (None: not
-    seen).
-    """
+    """The calls of a run, when it began (monotonic seconds), and how soon the victim served again (None: not seen)."""
 
     calls: Sequence[Call]
     began: float

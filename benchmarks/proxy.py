@@ -1,5 +1,4 @@
-"""A TCP proxy in a process of its own that holds back every n-th reply: the reply comes, but after the client gave up.
-"""
+"""A TCP proxy in a process of its own that holds back every n-th reply until the client has given up."""
 
 from __future__ import annotations
 

@@ -151,9 +151,7 @@ def receive_until(connection: socket.socket, tail: bytes) -> bytes:
 
 
 def parse_values(data: bytes, keys: Iterable[bytes], found: dict[bytes, bytes]) -> None:
-    """Read `VALUE key flags size` blocks: a server answers in the order asked, so a key is only compared, never cut
-    out.
-    """
+    """Read `VALUE key flags size` blocks: they come in the order asked, so a key is only compared, never cut out."""
     position, find, starts = 0, data.find, data.startswith
     for key in keys:
         if starts(key, position + 6):
@@ -164,16 +162,12 @@ def parse_values(data: bytes, keys: Iterable[bytes], found: dict[bytes, bytes]) 
 
 
 def decorated_key(args: tuple[object, ...], kwargs: Mapping[str, object]) -> bytes:
-    """The key of the raw decorator: a digest of the arguments' repr (it confuses what has equal reprs, and does not
-    bind).
-    """
+    """The key of the raw decorator: a digest of the arguments' repr (it does not bind, and confuses equal reprs)."""
     return blake2b(repr((args, sorted(kwargs.items()))).encode(), digest_size=16).hexdigest().encode()
 
 
 def raw_decorator(client: RawClient | RawRing) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The least a caching decorator can do: repr and BLAKE2b for the key, pickle for the value, get, and set after a
-    miss.
-    """
+    """The least a caching decorator can do: repr and BLAKE2b for the key, pickle, get, and set after a miss."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         get, put, loads, dumps = client.get, client.set, pickle.loads, pickle.dumps

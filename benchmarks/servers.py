@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 5.0
@@ -123,11 +123,9 @@ def stats(port: int, timeout_s: float = 1.0) -> Mapping[str, str]:
 @contextmanager
 def servers(count: int, memory_mb: int = 64) -> Iterator[list[MemcachedProcess]]:
     """Run `count` servers for the length of a with block."""
-    running: list[MemcachedProcess] = []
-    try:
-        for _ in range(count):
+    with ExitStack() as stack:
+        running: list[MemcachedProcess] = []
+        while len(running) < count:
             running.append(MemcachedProcess(memory_mb=memory_mb))
+            stack.callback(running[-1].kill)
         yield running
-    finally:
-        for server in running:
-            server.kill()

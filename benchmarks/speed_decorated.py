@@ -1,5 +1,4 @@
-"""P4, P6 and P7: a decorated function against the raw decorator (repr and BLAKE2b for the key, pickle for the value).
-"""
+"""P4, P6 and P7: a decorated function against the raw decorator (repr and BLAKE2b for the key, pickle)."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def ring_gets(running: list[MemcachedProcess], quick: bool) -> Section:
 def bulk(running: list[MemcachedProcess], quick: bool) -> Iterator[Section]:
     baselines = ["raw, server by server", "raw ring"]
     titles = {"get_many": ("P3", "≤ 1.0"), "set_many": ("P3s", "≤ 1.2")}
-    note = "'raw ring' asks all servers at once (every request is sent before the first reply is read): the strictest baseline"
+    note = "'raw ring' sends every server's request before it reads the first reply: the strictest baseline"
     for verb, (figure, goal) in titles.items():
         entered = [adapter for adapter in with_verb(verb) if adapter.ring]
         result = run(running, entered, many(verb), rounds=8 if quick else 25, samples=3, one_core=False)
@@ -149,8 +149,7 @@ def single(verb: str, size: int) -> Builder:
 
 
 def check(adapter: Adapter, key: object, value: bytes) -> None:
-    """One get has to bring the value back, and soon: a peer that stalls for seconds a call is named instead of raced.
-    """
+    """One get has to bring the value back, and soon: a peer that stalls for seconds is named instead of raced."""
     start = time.perf_counter()
     got = adapter.result(adapter.get(key))
     took_s = time.perf_counter() - start

@@ -1,6 +1,4 @@
-"""P15: what an import costs, in fresh interpreters, interleaved; and whether asyncio comes along on the synchronous
-path.
-"""
+"""P15: what an import costs, in fresh interpreters, interleaved; and whether asyncio comes along with sync code."""
 
 from __future__ import annotations
 
@@ -49,8 +47,7 @@ def sections(quick: bool) -> Iterator[Section]:
 
 
 def imports(rounds: int) -> Race:
-    """The import statement's own seconds are told by the child and taken for the sample's, by a clock that reads them.
-    """
+    """The child tells the import statement's own seconds; the race's clock goes forward by them."""
     told = _Told()
     contestants = [Contestant(name, told.runner(statement), 1) for name, statement in IMPORTS.items()]
     return race(contestants, rounds=rounds, samples=1, clock=told.clock)
@@ -75,9 +72,7 @@ class _Told:
 
 
 def python(program: str) -> str:
-    """Run a program in a fresh interpreter at the root of the checkout, and return what it prints; RuntimeError with
-    its last line.
-    """
+    """Run a program in a fresh interpreter at the root of the checkout, and return what it prints."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -1,6 +1,4 @@
-"""Counts that survive a child's death: an array shared between processes, and a value that can be told from any other
-key's.
-"""
+"""Counts that survive a child's death, in memory shared between processes; and values that name their key."""
 
 from __future__ import annotations
 

@@ -99,8 +99,7 @@ def trial(child: Child, *arguments: object, limit_s: float) -> Trial:
 
 
 def synchronous(verb: str = "get", *, ring: bool = True) -> list[type[Adapter]]:
-    """The adapters that faults are tried on: every synchronous client library (cachekit first), none of the baselines.
-    """
+    """The adapters that faults are tried on: every synchronous client library, none of the baselines."""
     found = [adapter for adapter in load()[0] if verb in adapter.verbs and not adapter.asynchronous]
     found = [adapter for adapter in found if adapter.ring or not ring]
     return [adapter for adapter in found if not adapter.name.startswith("raw")]
@@ -122,4 +121,4 @@ def _row(work: Callable[[type[Adapter]], tuple[str, ...]], adapter: type[Adapter
     try:
         return (adapter.name, *work(adapter))
     except Exception as error:
-        return (adapter.name, f"failed: {type(error).__name__}: {error}"[:120])
+        return (adapter.name, " ".join(f"failed: {type(error).__name__}: {error}"[:120].split()))

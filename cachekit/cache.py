@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from cachekit.codecs import Packer, Registry, resolve, returns_of
 from cachekit.env import Env, logger
 from cachekit.errors import ConfigurationError
 from cachekit.expiry import parse_ttl
-from cachekit.function import CachedClassMethod, CachedFunction, CachedStaticMethod
+from cachekit.function import CachedClassMethod, CachedFunction, CachedStaticMethod, TakesClass
 from cachekit.hooks import Hooks
 from cachekit.keys import KeyMaker, check_prefix, compile_keys
 from cachekit.policy import DEFAULTS, UNSET, Policy
@@ -28,6 +28,9 @@ from cachekit.servers import Server, Target, parse_target
 from cachekit.sync.client import Verbs
 from cachekit.sync.fleet import Fleet
 from cachekit.tally import Info, Tally
+
+if TYPE_CHECKING:
+    from cachekit.function import CachedClassFunction
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -129,9 +132,13 @@ class Cache(Verbs):
     # -- the decorator -----------------------------------------------------------------------------------------------
 
     @overload
-    def __call__(self, function: staticmethod[P, R], /) -> CachedStaticMethod[P, R]: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: staticmethod[P, R], /
+    ) -> CachedStaticMethod[P, R]: ...
     @overload
     def __call__(self, function: classmethod[Any, P, R], /) -> CachedClassMethod[P, R]: ...
+    @overload
+    def __call__(self, function: TakesClass[P, R], /) -> CachedClassFunction[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
     @overload
@@ -275,9 +282,13 @@ class Decorator:
         self._keys = {"key": key, "ignore": ignore, "namespace": namespace, "version": version}
 
     @overload
-    def __call__(self, function: staticmethod[P, R], /) -> CachedStaticMethod[P, R]: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: staticmethod[P, R], /
+    ) -> CachedStaticMethod[P, R]: ...
     @overload
     def __call__(self, function: classmethod[Any, P, R], /) -> CachedClassMethod[P, R]: ...
+    @overload
+    def __call__(self, function: TakesClass[P, R], /) -> CachedClassFunction[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
     def __call__(self, function: Any, /) -> Any:

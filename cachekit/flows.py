@@ -45,11 +45,14 @@ FILLING: ContextVar[tuple[Filling, ...]] = ContextVar("cachekit_filling", defaul
 
 
 class Lease(NamedTuple):
-    """The right to store under ``cas``. ``since``: monotonic seconds before the request that got it was sent."""
+    """The right to store under ``cas``. ``since``: monotonic seconds before the request that got it was sent.
+    ``ours``: nobody else has it and nothing else stands there, so it is ours to give back when the run raises.
+    """
 
     cas: int
     since: float
     generations: tuple[int, ...]
+    ours: bool = True
 
 
 def call(job: Job, env: Env, replies: Replies | None) -> Flow[Any]:
@@ -238,7 +241,8 @@ def fill(job: Job, env: Env, lease: Lease) -> Flow[Any]:
             flights.crash(job.key, lease.cas, error if isinstance(error, Exception) else None)
         if not isinstance(error, GeneratorExit):
             env.filled(job, env.monotonic() - began, "raised")
-            yield from _give_back(job, env, lease, flights)
+            if lease.ours:
+                yield from _give_back(job, env, lease, flights)
         raise
     seconds = env.monotonic() - began
     packed: tuple[int, bytes] | None = None
@@ -265,11 +269,13 @@ def _pack(job: Job, env: Env, value: Any) -> tuple[tuple[int, bytes] | None, flo
     try:
         packed = recipe.packer.pack(value)
     except Exception as error:  # noqa: BLE001
-        return None, None, f"unencodable: {error}"
+        # Only the type: the error's own text shows where in the value it sits, and logs and events carry no values.
+        name = getattr(error, "type_name", None) or type(value).__qualname__
+        return None, None, f"unencodable: {name} can't be carried without loss; cache.register() it or return plain data"
     try:
         lifetime = lifetime_s(recipe.ttl, now=env.now(), result=value, jitter=recipe.jitter, random=env.random)
     except Exception as error:  # noqa: BLE001
-        return packed, None, f"no ttl: {error!r}"
+        return packed, None, f"no ttl: its function raised {type(error).__name__}"
     return packed, lifetime, "ttl 0" if lifetime == 0 else ""
 
 
@@ -347,7 +353,7 @@ def refresh(job: Job, env: Env) -> Flow[Any]:
     reply, generations = replies.replies[0], numbers(replies.replies[1:])
     if reply.cas is None or generations is None:
         return (yield from _run_bare(job, env))
-    return (yield from fill(job, env, Lease(reply.cas, replies.sent_at, generations)))
+    return (yield from fill(job, env, Lease(reply.cas, replies.sent_at, generations, ours=reply.won)))
 
 
 def _read(job: Job, env: Env) -> Exchange:

@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from cachekit.codecs.flags import describe
 from cachekit.env import Job
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 
 
@@ -123,6 +124,8 @@ class CachedFunction(Generic[P, R]):
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function now, store what it returns, and return it. An invalidation during the run still wins."""
+        if self._cache.is_disabled():
+            return self._function(*args, **kwargs)
         job = self._job(self._make(*args, **kwargs), args, kwargs)
         return run(refresh(job, self._cache._env), self._cache._fleet)  # type: ignore[no-any-return]
 
@@ -144,7 +147,8 @@ class CachedFunction(Generic[P, R]):
         if key not in found:
             return Explanation(*where, "absent")
         reply = found[key]
-        judgement = recipe.judge(reply, generations.get(cache._fleet.ring.index(key), ()), key, cache._env.now())
+        numbers = generations.get(cache._fleet.ring.index(key)) or None if recipe.generations else ()
+        judgement = recipe.judge(reply, numbers, key, cache._env.now())
         if judgement.header is None:
             return Explanation(*where, judgement.verdict.value, size_bytes=len(reply.value or b""))
         header = judgement.header
@@ -170,6 +174,8 @@ class CachedFunction(Generic[P, R]):
         miss.
         """
         wanted = list(calls)
+        if any(call.function is not self for call in wanted):
+            raise ConfigurationError(f"{self._keys.name}.many() takes calls made by its own bind() only")
         keys = [self._make(*call.args, **call.kwargs) for call in wanted]
         if self._cache.is_disabled():
             return [call() for call in wanted]
@@ -218,6 +224,8 @@ class CachedFunction(Generic[P, R]):
     def __get__(
         self: CachedFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
     ) -> BoundFunction[Q, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None, /) -> CachedFunction[P, R]: ...
     def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
         return self if instance is None else BoundFunction(self, instance)
 
@@ -232,7 +240,9 @@ class CachedFunction(Generic[P, R]):
     def _ready(self) -> Recipe:
         """The recipe, made at first use, when the cache is configured."""
         if self._recipe is None:
-            self._recipe = self._cache._recipe(self._function, self._keys, self._policy)
+            with self._cache._lock:  # two of them would share out the counts between them
+                if self._recipe is None:
+                    self._recipe = self._cache._recipe(self._function, self._keys, self._policy)
         return self._recipe
 
     def _first_read(self, key: bytes, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -265,7 +275,8 @@ class CachedFunction(Generic[P, R]):
         recipe.tally.errors += len(errors)
         values: dict[bytes, Any] = {}
         for key, reply in found.items():
-            numbers = generations.get(cache._fleet.ring.index(key), ()) if recipe.generations else ()
+            # A generation that is not there any more was bumped or lost: nothing under it can be trusted.
+            numbers = generations.get(cache._fleet.ring.index(key)) or None if recipe.generations else ()
             judgement = recipe.judge(reply, numbers, key, cache._env.now())
             if judgement.verdict is Verdict.FRESH:
                 try:
@@ -285,6 +296,22 @@ class CachedStaticMethod(CachedFunction[P, R]):
 
     def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
         return self
+
+
+class TakesClass(Protocol[Q, R_co]):
+    """A function whose first parameter is a class named ``cls``. For type checkers only: both take a ``@classmethod``
+    off a decorated function before they look at its other decorators, so that this is all that is left to see.
+    """
+
+    def __call__(self, /, cls: type[Any], *args: Q.args, **kwargs: Q.kwargs) -> R_co: ...
+
+
+if TYPE_CHECKING:
+
+    class CachedClassFunction(CachedFunction[Concatenate[Any, Q], R]):
+        """What a checker takes a cached ``TakesClass`` for."""
+
+        def __get__(self, instance: Any, owner: type | None = None, /) -> BoundFunction[Q, R]: ...  # type: ignore[override]
 
 
 class CachedClassMethod(Generic[P, R]):
@@ -358,6 +385,9 @@ class BoundFunction(Generic[P, R]):
 
     def __hash__(self) -> int:
         return hash((id(self.__func__), self.__self__))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.__self__, self.__name__)
 
     def __repr__(self) -> str:
         return f"<bound {self.__func__!r} of {type(self.__self__).__name__}>"

@@ -10,6 +10,7 @@ Pure: bytes in, a value or a lease out. The blocking shell and the asyncio shell
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ NOT_PLAIN: Final = object()
 
 Glance = Callable[[bytes, bytes, int, int], Any]
 """Takes the key, the whole reply, the opaque token and the server's index; returns the value or ``NOT_PLAIN``."""
+
+_C, _F, _T = b"cft"
 
 
 def glance_at(recipe: Recipe, env: Env) -> Glance:
@@ -43,44 +46,50 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
             return NOT_PLAIN
         begin = line_end + 2
         try:
-            end = begin + int(words[1])
-            if end - begin < head_size or end > len(data):
+            size, flags = int(words[1]), int(words[3][1:])
+            end = begin + size
+            if size < head_size or end > len(data) or not flags & ENVELOPED:
                 return NOT_PLAIN
             version, groups, at, own, created, ttl, _, _, hard, delta, generation = unpack_head(data, begin)
             age, seen = now() * 1000.0 - created, (hard - int(words[4][1:])) * 1000.0
             if hard and not seen - 1000.0 <= age <= seen + 1000.0:
+                if not 0.0 <= seen <= hard * 1000.0:
+                    return NOT_PLAIN  # touched since it was stored: the server's age says nothing
                 age = seen + (1000.0 if age > seen else -1000.0)
+            if age < 0.0:
+                age = 0.0
             if age >= ttl != FOREVER or own != key[-16:] or version != VERSION or groups != 1:
+                return NOT_PLAIN
+            if not head_size <= at <= size or words[2][0] != _C or words[3][0] != _F or words[4][0] != _T:
                 return NOT_PLAIN
             if grouped:
                 if data[end:] != b"\r\nHD c%d O%d Z\r\n" % (generation, opaque):
                     return NOT_PLAIN
             elif generation or data[end:] != b"\r\n":
                 return NOT_PLAIN
-            value = unpack(int(words[3][1:]) ^ ENVELOPED, data[begin + at : end])
-        except (ValueError, DecodeError):
+            value = unpack(flags, data[begin + at : end])
+        except (ValueError, LookupError, OverflowError, DecodeError):
             return NOT_PLAIN
         tally.hits += 1
         tally.saved_us += delta
         if on_hit.listeners:
-            on_hit.emit(Hit(recipe.name, key.decode(), env.server_names[index], max(age, 0.0) / 1000.0))
+            on_hit.emit(Hit(recipe.name, key.decode(), env.server_names[index], age / 1000.0))
         return value
 
     return glance
 
 
+_MINE: Final = re.compile(
+    rb"VA 0 c(\d{1,20}) f0 t-?\d{1,10} O(\d+) W\r\n\r\n(?:HD c(\d{1,20}) O(\d+) [WZ]\r\n)?"
+).fullmatch
+
+
 def plainly_mine(data: bytes, opaque: int, grouped: bool) -> tuple[int, tuple[int, ...]] | None:
     """The lease's CAS number and the generations in a reply that found nothing and gave us the W; else None."""
-    line_end = data.find(b"\r\n")
-    words = data[:line_end].split(b" ")
-    token = b"O%d" % opaque
-    if len(words) != 7 or words[0] != b"VA" or words[1] != b"0" or words[3] != b"f0" or words[5] != token:
+    found = _MINE(data)
+    if found is None:
         return None
-    if words[6] != b"W" or not data.startswith(b"\r\n\r\n", line_end) or not words[2][1:].isdigit():
+    cas, token, generation, second = found.groups()
+    if token != b"%d" % opaque or (second != token if grouped else second is not None):
         return None
-    if not grouped:
-        return (int(words[2][1:]), ()) if len(data) == line_end + 4 else None
-    line = data[line_end + 4 :].split(b" ")
-    if len(line) != 4 or line[0] != b"HD" or line[2] != token or line[3] not in (b"Z\r\n", b"W\r\n"):
-        return None
-    return (int(words[2][1:]), (int(line[1][1:]),)) if line[1][1:].isdigit() else None
+    return int(cas), (int(generation),) if grouped else ()

@@ -99,7 +99,8 @@ class Event(Generic[E]):
 
     def remove(self, listener: Callable[[E], Any]) -> None:
         """Take ``listener`` away; nothing happens when it is not there."""
-        self.listeners = tuple(known for known in self.listeners if known is not listener)
+        # By equality: a bound method is a new object at every look.
+        self.listeners = tuple(known for known in self.listeners if known != listener)
 
     def emit(self, event: E) -> None:
         for listener in self.listeners:

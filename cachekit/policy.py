@@ -29,6 +29,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
+from cachekit.codecs import Registry, resolve
 from cachekit.codecs.envelope import FOREVER, Header, open_envelope
 from cachekit.errors import ConfigurationError, DecodeError
 from cachekit.expiry import parse_ttl
@@ -82,6 +83,8 @@ class Policy:
     def __post_init__(self) -> None:
         if self.ttl is not UNSET:
             parse_ttl(self.ttl)
+        if self.codec is not UNSET:
+            resolve(self.codec, registry=Registry())
         if self.jitter is not UNSET and not (_is_number(self.jitter) and 0 <= self.jitter < 1):
             raise ConfigurationError(
                 f"jitter={self.jitter!r}: a number from 0 to below 1, the share of the ttl to vary by"
@@ -166,11 +169,14 @@ def _compare(entry: tuple[int, ...], now: tuple[int, ...] | None) -> Verdict:
 def age_ms(header: Header, server_ttl_s: int | None, now_s: float) -> float:
     """Milliseconds since the value was made, by its header, clamped to what the server saw (± its 1 s clock).
 
+    A server that will keep the item for longer than it was stored for was told so since, by a ``touch``; then it knows
+    nothing of the age.
+
     Args:
         server_ttl_s: the reply's ``t``: seconds that the server will still keep the item; None or −1: not known.
     """
     age = now_s * 1000.0 - header.created_ms
-    if header.hard_s and server_ttl_s is not None and server_ttl_s >= 0:
+    if header.hard_s and server_ttl_s is not None and 0 <= server_ttl_s <= header.hard_s:
         seen = (header.hard_s - server_ttl_s) * 1000.0
         age = min(max(age, seen - 1000.0), seen + 1000.0)
     return max(age, 0.0)

@@ -87,6 +87,8 @@ class Recipe:
         flags = reply.client_flags or 0
         data = reply.value or b""
         if not self.enveloped:
+            if flags & ENVELOPED:
+                raise DecodeError("a function's entry is no plain value")
             return self.packer.unpack(flags, data)
         if not flags & ENVELOPED:
             raise DecodeError("an entry without the flag of an enveloped value")

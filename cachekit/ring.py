@@ -22,7 +22,7 @@ random one, which takes a third off the spread: the fullest of ten is 1.3 % over
 
 **Bounded loads.** A server takes no more than its fair share and 1.25 % (Mirrokni, Thorup & Zadimoghaddam, SODA 2018);
 who visits a free slot with full hands walks on. Now the promise holds at every size of ring: at 1000 servers without
-the bound, the fullest would be 32 % over. The price is that a few slots move without need when servers come and go,
+the bound, the fullest would be 29 % over. The price is that a few slots move without need when servers come and go,
 since their owner was decided by somebody else's fullness. Measured: 0.02 % of the slots in a ring of ten, 0.15 % in one
 of a hundred, 0.2 % in one of a thousand, hardly any in rings of up to five. The exact bound of a server is rounded by
 its own hash, so that not all of them step down together when the mean passes a whole number.
@@ -233,7 +233,8 @@ _MIXING: Final = ((8, 0x88B5), (7, 0xDB2D), (9, 0xA2C5), (8, 1))
 def _scatter(lanes_in: int, lanes: _Lanes) -> int:
     """A fixed permutation, the same for all servers.
 
-    Without it, servers with strides in a simple ratio would meet again and again: the spread would have a long tail.
+    Without it, servers with strides in a simple ratio would follow each other: the worst of 250 fleets of ten had a
+    server 7.2 % over the mean, with it 2.9 % (before the bound on loads).
     """
     x = lanes_in
     for shift, factor in _MIXING:

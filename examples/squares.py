@@ -1,5 +1,7 @@
 """The smallest complete program: a slow function, decorated, called three times.
 
+::
+
     python examples/squares.py                                            # the embedded server: nothing to set up
     python examples/squares.py --servers memcached://127.0.0.1:11211      # a real one; run it twice
 """
@@ -22,7 +24,7 @@ def square(n: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Square 12 three times; only the first time is slow.")
-    parser.add_argument("--servers", metavar="URL", help="Memcached servers; default: CACHEKIT_URL, else in this process")
+    parser.add_argument("--servers", metavar="URL", help="Memcached servers; default: CACHEKIT_URL, or none")
     cache.configure(parser.parse_args().servers)
     for _ in range(3):
         began = time.perf_counter()

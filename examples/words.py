@@ -1,5 +1,7 @@
 """A whole dictionary on three Memcached servers: who gets which word, and what the cache saves.
 
+::
+
     python examples/words.py                        # starts three memcached processes, and ends them
     python examples/words.py --limit 5000           # quick
     python examples/words.py --servers memcached://10.0.0.1,10.0.0.2,10.0.0.3
@@ -18,16 +20,20 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import islice
+from operator import ne
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from cachekit import Cache
 from cachekit.ring import Ring
 from cachekit.servers import Server, parse_target
 
+T = TypeVar("T")
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
+DICTIONARY_FILE = Path("/usr/share/dict/words")
 DICTIONARY: set[str] = set()
 
 cache = Cache(prefix="words")
@@ -38,27 +44,27 @@ cache = Cache(prefix="words")
 
 @cache(ttl="1h")
 def neighbours(word: str) -> list[str]:
-    """All words that one slip of the pen makes out of this one: a letter lost, doubled in place, changed, or two swapped."""
+    """All words that one slip of the pen makes out of this one: a letter lost, added or changed, or two swapped."""
     cuts = [(word[:at], word[at:]) for at in range(len(word) + 1)]
     lost = {a + b[1:] for a, b in cuts if b}
     swapped = {a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1}
     changed = {a + letter + b[1:] for a, b in cuts if b for letter in LETTERS}
     added = {a + letter + b for a, b in cuts for letter in LETTERS}
-    return sorted((lost | swapped | changed | added) & DICTIONARY - {word})
+    return sorted(((lost | swapped | changed | added) & DICTIONARY) - {word})
 
 
 def analyse(words: Sequence[str]) -> None:
     """Ask for every word's neighbours, twice one by one and once in batches, and compare times and answers."""
-    print("\n3  A slow analysis of every word: neighbours(word), the words that one slip of the pen away from it.\n")
-    neighbours.invalidate_all()
+    print("\n3  A slow analysis of every word: which words are one slip of the pen away?\n")
+    neighbours.invalidate_all()  # what an earlier run left was computed from the dictionary of that run
     first = timed("first run, each call computes", words, lambda: [neighbours(word) for word in words])
     second = timed("second run, from the cache", words, lambda: [neighbours(word) for word in words])
     third = timed("third run, neighbours.many()", words, lambda: in_batches(words))
     assert first == second == third, "the cache must give back what was computed"
     best = max(zip(words, first, strict=True), key=lambda pair: len(pair[1]))
     info = neighbours.info()
-    print(f"\n   {number(info.fills)} computed, {number(info.hits)} served from the cache, all alike; {info.errors} errors.")
-    print(f"   The word with most neighbours is {best[0]!r}: {', '.join(best[1][:8])} …")
+    print(f"\n   {number(info.fills)} computed, {number(info.hits)} served from the cache, all alike.")
+    print(f"   {best[0]!r} has most: {', '.join(best[1][:8])} … ({len(best[1])} in all)")
 
 
 def in_batches(words: Sequence[str], size: int = 1000) -> list[list[str]]:
@@ -73,7 +79,7 @@ def in_batches(words: Sequence[str], size: int = 1000) -> list[list[str]]:
 
 def store_lengths(words: Sequence[str]) -> None:
     """Store and read back one value a word, a thousand at a time."""
-    print("\n2  A value for every word under a key of our own: set_many and get_many, 1 000 at a time.\n")
+    print("\n2  A value for every word under a key of our own, 1 000 at a time.\n")
     lengths = {quote(word): len(word) for word in words}  # keys are ASCII: Ångström is %C3%85ngstr%C3%B6m
     lost: list[str] = []
     found: dict[str, int] = {}
@@ -105,19 +111,19 @@ def spread(words: Sequence[str], servers: Sequence[Server]) -> None:
         "cachekit's ring": (by_ring(words, servers), by_ring(words, more)),
     }
     print(f"\n1  {number(len(words))} words on {count} servers: who gets which?\n")
-    print(f"   {'':<16}{'words per server':<31}fullest/mean   moved by one more")
+    print(f"   {'':<16}{'words per server':<{9 * count + 2}}fullest/mean   moved by one more")
     for name, (now, then) in ways.items():
         held = Counter(now)
         cells = "".join(f"{number(held[at]):>9}" for at in range(count))
-        moved = sum(a != b and not (name == "cachekit's ring" and a == b) for a, b in zip(now, then, strict=True))
-        print(f"   {name:<16}{cells:<31}{max(held.values()) * count / len(words):>12.3f}{moved / len(words):>20.1%}")
-    elsewhere = sum(a != b for a, b in zip(ways["hash(word) % n"][0], hash_elsewhere(words, count), strict=True))
-    print(f"\n   hash() looks fair, but is another one in every process: a second Python would look for")
-    print(f"   {elsewhere / len(words):.1%} of the words on a server that does not have them. The ring is the same everywhere.")
+        moved = sum(map(ne, now, then))
+        print(f"   {name:<16}{cells}  {max(held.values()) * count / len(words):>12.3f}{moved / len(words):>20.1%}")
+    elsewhere = sum(map(ne, ways["hash(word) % n"][0], hash_elsewhere(words, count)))
+    print("\n   hash() looks fair, but every process has another one: a second Python would")
+    print(f"   look for {elsewhere / len(words):.1%} of the words on the wrong server. The ring is always the same.")
 
 
 def by_letter(words: Iterable[str], count: int) -> list[int]:
-    """The alphabet cut into equal parts, a server for each; what does not begin with a letter of it goes to the last."""
+    """The alphabet cut into equal parts, one a server; what does not begin with one of its letters goes to the last."""
     return [min((ord(word[0].lower()) - ord("a")) % 256 * count // 26, count - 1) for word in words]
 
 
@@ -180,9 +186,56 @@ def wait_for(port: int) -> None:
 # -- all of it -------------------------------------------------------------------------------------------------------
 
 
-def timed[T](what: str, words: Sequence[str], work: Callable[[], T]) -> T:
+def timed(what: str, words: Sequence[str], work: Callable[[], T]) -> T:
+    """Do the work, and print how long it took."""
     began = time.perf_counter()
     outcome = work()
     seconds = time.perf_counter() - began
     print(f"   {what:<34}{seconds:8.2f} s   {1e6 * seconds / len(words):8.1f} µs a word", flush=True)
     return outcome
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def number(count: int) -> str:
+    return f"{count:,}".replace(",", " ")
+
+
+def read_words(path: Path, limit: int | None) -> list[str]:
+    """The dictionary's words, or every n-th of them so that about ``limit`` are left, from all letters."""
+    try:
+        words = path.read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise SystemExit(f"no dictionary: {error} (apt-get install wamerican, or --words FILE)") from error
+    return words if limit is None else words[:: max(1, -(-len(words) // limit))]
+
+
+def positive(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError(text)
+    return count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cache a slow analysis of a whole dictionary on several servers.")
+    parser.add_argument("--servers", metavar="URL", help="Memcached servers; default: start three of our own")
+    parser.add_argument("--limit", type=positive, metavar="N", help="take only about N of the words")
+    parser.add_argument("--words", type=Path, default=DICTIONARY_FILE, metavar="FILE", help="one word a line")
+    arguments = parser.parse_args()
+    words = read_words(arguments.words, arguments.limit)
+    DICTIONARY.update(words)
+    with nullcontext(arguments.servers) if arguments.servers else three_servers() as url:
+        cache.configure(url)
+        with cache:
+            spread(words, parse_target(url).servers)
+            store_lengths(words)
+            analyse(words)
+
+
+if __name__ == "__main__":
+    main()

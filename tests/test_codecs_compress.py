@@ -153,7 +153,7 @@ def test_finding_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
         found.append(name)
         raise ImportError(name)
 
-    monkeypatch.setattr(zstd.importlib, "import_module", absent)
+    monkeypatch.setattr(importlib, "import_module", absent)
     assert zstd.find() is None
     assert found == ["zstandard", "compression.zstd"]
 

@@ -38,7 +38,8 @@ class Item:
 ITEM = Item("a", Color.RED, dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
 VALUES: list[object] = [
     {f"field_{number}": (number, str(number), number / 3, None)[number % 4] for number in range(10)},
-    [ITEM, (ITEM, {1: ITEM})], {"a": {(1, 2): {3, Decimal("1.5")}}, "b": bytearray(b"xyz")}, "text žluť", b"bytes", 42, None,
+    [ITEM, (ITEM, {1: ITEM})],
+    {"a": {(1, 2): {3, Decimal("1.5")}}, "b": bytearray(b"xyz")}, "text žluť", b"bytes", 42, None,
     [uuid.UUID(int=5), Fraction(1, 3), 2**70, 1j, range(3), dt.timedelta(1), collections.deque([1], 2)],
     collections.OrderedDict(a=collections.Counter("aab"), b=collections.defaultdict(list, {1: [2]})),
     "all work and no play " * 300, [{"a": number} for number in range(500)],

@@ -221,11 +221,11 @@ class TestMovement:
     def test_a_server_that_leaves_or_joins_moves_hardly_any_keys_but_its_own(
         self, servers: list[Server], pick: int
     ) -> None:
-        """Needless movement stays below 0.4 % of all keys, in both directions (measured: 0.02 % in the mean)."""
+        """Needless movement stays below 0.2 % of all keys (in 250 random fleets: mean 0.006 %, worst 0.08 %)."""
         gone = servers[pick % len(servers)]
         changes = moved(Ring(servers), Ring([server for server in servers if server is not gone]))
         needless = [change for change in changes if change[0] != gone.name]
-        assert len(needless) / SLOTS <= 0.004
+        assert len(needless) / SLOTS <= 0.002
 
     @pytest.mark.parametrize("size", [100, 1000])
     def test_large_rings_move_few_keys_needlessly_too(self, size: int) -> None:

@@ -242,6 +242,9 @@ class TestBadAddresses:
         with pytest.raises(ConfigurationError) as caught:
             parse_target(url)  # type: ignore[arg-type]
         assert "hunter2" not in str(caught.value)
+        with pytest.raises(ConfigurationError, match="credentials") as caught:
+            parse_server("u:hunter2@h")
+        assert "hunter2" not in str(caught.value)
 
     @given(st.text(max_size=40) | st.text(alphabet="memcached+tls:/unix[]%@?=&,.#0123456789 ", max_size=40))
     def test_any_text_parses_or_is_refused(self, text: str) -> None:

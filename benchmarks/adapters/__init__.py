@@ -1,5 +1,4 @@
-"""One module per peer, all with the same small interface (base.py). A peer that can't be imported is named as skipped.
-"""
+"""One module per peer, all with the interface of base.py. A peer that can't be imported is named as skipped."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""cachekit itself, at its defaults: deadline, opaque check, fork check, function generation and freshness verdict all
-on.
-"""
+"""cachekit itself, at its defaults: deadline, opaque and fork checks, generation and freshness verdict all on."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Django's cache backends on pylibmc and on pymemcache; Django has no function decorator, so its key is made by hand.
-"""
+"""Django's cache backends on pylibmc and on pymemcache; it has no function decorator, so the key is made by hand."""
 
 from __future__ import annotations
 

@@ -28,8 +28,7 @@ class _Pymemcache(Adapter):
 
 
 def options(timeout_s: float | None) -> dict[str, Any]:
-    """Replies are asked for and Nagle's delay is off, as everybody else has it; the timeouts are the library's (none).
-    """
+    """Replies are asked for and Nagle's delay is off, as everybody else has it; no timeouts, the library's default."""
     timeouts = {} if timeout_s is None else {"timeout": timeout_s, "connect_timeout": timeout_s}
     return {"default_noreply": False, "no_delay": True, **timeouts}
 

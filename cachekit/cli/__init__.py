@@ -1,7 +1,7 @@
 """The command line: ``cachekit demo | key | get | stats | ring``, also as ``python -m cachekit``.
 
-Exit codes: 0, it is so; 1, it is not (the key is absent, a server is down); 2, the question made no sense. What a person
-may mistype is answered by one line that says what to write instead, never by a traceback.
+Exit codes: 0, it is so; 1, it is not (the key is absent, a server is down); 2, the question made no sense. What a
+person may mistype is answered by one line that says what to write instead, never by a traceback.
 """
 
 from __future__ import annotations
@@ -15,11 +15,18 @@ from difflib import get_close_matches
 from typing import Final
 
 import cachekit
-from cachekit.cli import demo, entry, ring, stats
+from cachekit.cli import demo, get, key, ring, stats
+from cachekit.cli.command import Command
 from cachekit.cli.complaint import Complaint
 from cachekit.errors import CacheError, ServerError
 
-COMMANDS: Final = {"demo": demo, "key": entry.KEY, "get": entry.GET, "stats": stats, "ring": ring}
+COMMANDS: Final[dict[str, Command]] = {
+    "demo": demo.COMMAND,
+    "key": key.COMMAND,
+    "get": get.COMMAND,
+    "stats": stats.COMMAND,
+    "ring": ring.COMMAND,
+}
 
 logger = logging.getLogger("cachekit")
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
@@ -73,15 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cachekit {cachekit.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        command = commands.add_parser(
+    for name, command in COMMANDS.items():
+        page = commands.add_parser(
             name,
-            help=module.HELP,
-            description=module.DESCRIPTION,
+            help=command.summary,
+            description=command.description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.add_arguments(page)
+        page.set_defaults(run=command.run)
     return parser
 
 

@@ -17,7 +17,7 @@ _PATIENCE_S = 30.0
 
 
 class Crowd(NamedTuple):
-    """How many callers there were, how often the function ran for them, and what the slowest of them waited, in seconds."""
+    """How many callers there were, how often the function ran for them, and how many seconds the slowest waited."""
 
     callers: int
     runs: int

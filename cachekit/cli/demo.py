@@ -1,4 +1,4 @@
-"""``cachekit demo``: a cached function gets fast, a crowd is served by one run, an invalidation wins. All of it measured."""
+"""``cachekit demo``: a cached function gets fast, one run serves a crowd, an invalidation wins. All of it measured."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from typing import NamedTuple
 
 from cachekit.cache import Cache
 from cachekit.cli import chart
+from cachekit.cli.command import Command
 from cachekit.cli.complaint import Complaint
 from cachekit.cli.crowd import across_processes, in_this_process
 from cachekit.cli.stats import ask_all
 from cachekit.cli.where import add_servers
 from cachekit.function import CachedFunction
 from cachekit.servers import parse_target
-
-HELP = "watch a cached function get fast"
-DESCRIPTION = """Watch a cached function get fast, a crowd on one cold key, and an invalidation. Runs on the embedded
-server of this process, or on real servers; what it stores there is gone after ten minutes."""
 
 PREFIX = "cachekit-demo"
 TTL = "10m"
@@ -33,7 +30,7 @@ _INDENT = "   "
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much the demo does. The crowd on real servers is ``processes`` × ``threads`` callers, else ``alone`` threads."""
+    """How much the demo does. The crowd: ``processes`` × ``threads`` callers on real servers, else ``alone`` threads."""
 
     numbers: int
     requests: int
@@ -47,14 +44,12 @@ FULL = Size(numbers=5000, requests=2000, runs=10, alone=50, processes=4, threads
 QUICK = Size(numbers=1000, requests=400, runs=10, alone=50, processes=2, threads=10)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's arguments."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_servers(parser, "real servers to run on, as a URL; default: the embedded server of this process")
     parser.add_argument("--quick", action="store_true", help="a fifth of the work")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the three parts, one after the other."""
+def _run(arguments: argparse.Namespace) -> int:
     size = QUICK if arguments.quick else FULL
     where = _check(arguments.servers)
     token = os.urandom(4).hex()  # each demo begins cold, whatever an earlier one left on the servers
@@ -123,9 +118,7 @@ def squares(cache: Cache, token: str, size: Size) -> None:
     _sum_up(square, runs, size)
 
 
-def one_run(
-    call: Callable[[int], int], square: CachedFunction[[int], int], draw: random.Random, size: Size
-) -> Run:
+def one_run(call: Callable[[int], int], square: CachedFunction[[int], int], draw: random.Random, size: Size) -> Run:
     """Make one run's requests through ``call``; hits are told by the function's own count."""
     hits_s: list[float] = []
     misses_s: list[float] = []
@@ -147,10 +140,9 @@ def _sum_up(square: CachedFunction[[int], int], runs: list[Run], size: Size) -> 
     info = square.info()
     hits_s = [each for run in runs for each in run.hits_s]
     misses_s = [each for run in runs for each in run.misses_s]
-    print(
-        f"\n{_INDENT}{chart.number(size.requests * size.runs)} requests, {chart.number(info.fills)} runs of the function;"
-        f" the others saved {chart.span(info.seconds_saved)} of it."
-    )
+    requests, fills = chart.number(size.requests * size.runs), chart.number(info.fills)
+    saved = chart.span(info.seconds_saved)
+    print(f"\n{_INDENT}{requests} requests, {fills} runs of the function; the others saved {saved} of it.")
     hit, miss = (chart.span(statistics.median(each)) if each else "-" for each in (hits_s, misses_s))
     print(f"{_INDENT}A hit took {hit}, a miss with its run {miss} (medians).")
     if info.errors:
@@ -173,12 +165,12 @@ def stampede(cache: Cache, token: str, size: Size, url: str | None) -> None:
         )
         crowd = across_processes(url, PREFIX, token, size.processes, size.threads)
     times = "once" if crowd.runs == 1 else f"{crowd.runs} times"
-    print(f"{_INDENT}{crowd.callers} callers; the function ran {times}; the slowest caller had his answer after", end="")
-    print(f"\n{_INDENT}{chart.span(crowd.slowest_s)}.")
+    print(f"{_INDENT}{crowd.callers} callers; the function ran {times};")
+    print(f"{_INDENT}the slowest caller had his answer after {chart.span(crowd.slowest_s)}.")
 
 
 def invalidation(cache: Cache, token: str) -> None:
-    """A price changes: the stored one is served until it is invalidated, and a slow run under way can't bring it back."""
+    """The stored price is served until it is invalidated, and a slow run under way can't bring it back."""
     _title(3, "An invalidation.")
     prices = {"tea": 4.50}
     reading, go_on = threading.Event(), threading.Event()
@@ -211,3 +203,12 @@ def invalidation(cache: Cache, token: str) -> None:
     go_on.set()
     slow.join()
     show("the slow run has ended;  price('tea')", f"{price('tea')}   not the slow run's 4.9")
+
+
+COMMAND = Command(
+    "watch a cached function get fast",
+    """Watch a cached function get fast, a crowd on one cold key, and an invalidation. Runs on the embedded
+server of this process, or on real servers; what it stores there is gone after ten minutes.""",
+    _add_arguments,
+    _run,
+)

@@ -31,7 +31,7 @@ def find_function(path: str) -> AnyCached:
     for name in attributes.split("."):
         if not hasattr(found, name):
             near = get_close_matches(name, dir(found), n=1)
-            raise Complaint(f"{module_name} has no {attributes!r}{near and f'; did you mean {near[0]}?' or ''}")
+            raise Complaint(f"{module_name} has no {attributes!r}{f'; did you mean {near[0]}?' if near else ''}")
         found = getattr(found, name)
     if not isinstance(found, CachedFunction | BoundFunction):
         raise Complaint(f"{path} is of type {type(found).__name__} and not a cached function: decorate it with @cache")

@@ -12,17 +12,11 @@ from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheError
 
 from cachekit.cli import chart
+from cachekit.cli.command import Command
 from cachekit.cli.where import add_servers, target
 from cachekit.errors import ServerError
 from cachekit.servers import Server
 from cachekit.sync.connection import Connection
-
-HELP = "show what each server says about itself"
-DESCRIPTION = """Show what each server says about itself: version, age, items, memory, hit rate, evictions,
-connections. A server that is down is shown as down, and the exit code is 1.
-
-The hit rate is the server's own count. To a server, the lease of an absent value and the generation that is read
-beside each value are hits as well; how often functions ran is told by function.info()."""
 
 PATIENCE_S = 1.0
 """Longer than a cache would wait: here somebody looks because something is slow."""
@@ -39,13 +33,11 @@ class Report:
     trouble: str = ""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's arguments."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_servers(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print a line for each server and one for all; 1 where one is down."""
+def _run(arguments: argparse.Namespace) -> int:
     reports = ask_all(target(arguments).servers)
     rows = [_HEADING, *(_row(report) for report in reports)]
     if len(reports) > 1:
@@ -65,11 +57,12 @@ def _ask(server: Server) -> Report:
         connection = Connection(server, PATIENCE_S)
     except ServerError as error:
         return Report(server, {}, str(error).removeprefix(server.name).lstrip(": "))
-    # Opened by us, so that localhost and TLS mean what they mean to a cache; asked by pymemcache, which knows the answer.
+    # Opened by us, so that localhost and TLS mean what they mean to a cache; asked by pymemcache, which can read it.
     client = Client(server.address, timeout=PATIENCE_S)
     client.sock = connection.sock
     try:
-        return Report(server, {name.decode(): value for name, value in client.stats().items()})
+        told: dict[Any, Any] = client.stats()
+        return Report(server, {name.decode(): value for name, value in told.items()})
     except (OSError, MemcacheError, ValueError, IndexError) as error:
         late = isinstance(error, BlockingIOError | TimeoutError)
         return Report(server, {}, "no answer in time" if late else f"no Memcached: {error or type(error).__name__}")
@@ -111,3 +104,15 @@ def _figures(reports: list[Report]) -> tuple[str, ...]:
 def _whole(stats: Mapping[str, Any], name: str) -> int:
     value = stats.get(name, 0)
     return value if isinstance(value, int) else 0
+
+
+COMMAND = Command(
+    "show what each server says about itself",
+    """Show what each server says about itself: version, age, items, memory, hit rate, evictions,
+connections. A server that is down is shown as down, and the exit code is 1.
+
+The hit rate is the server's own count. To a server, the lease of an absent value and the generation that is read
+beside each value are hits as well; how often functions ran is told by function.info().""",
+    _add_arguments,
+    _run,
+)

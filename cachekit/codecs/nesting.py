@@ -7,7 +7,7 @@ before it is parsed: first with what it could need at most, which its bytes show
 that opens a container). Only a value that seems to exceed its budget so is read once more with the real depth of each
 payload, for which they are walked.
 
-Writers stay well inside (64 x 8 + 200 levels), so whatever was written can be read.
+Writers stay well inside (half the budget for nested payloads, and 200 levels), so whatever was written can be read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_LISTS: Final = 200
 BUDGET: Final = 4096 if sys.platform == "linux" else 1024
 """Levels for nested payloads: 2.3 MB of stack where threads have 8 MiB, 0.6 MB where they may have 1."""
 
-_NEST_COST: Final = 8
+_NEST_COST: Final = BUDGET // 128  # so Python's own recursion limit is not met first
 _LIBRARY_LIMIT: Final = 1023
 _OPENERS: Final = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 _LENGTH_BYTES: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4}

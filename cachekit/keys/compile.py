@@ -11,7 +11,7 @@ What is generated for ``def report(user_id, *, month)`` is, with readable names:
 
 It has the user's signature, defaults and qualified name, so Python itself binds the arguments, and a wrong call raises
 the TypeError that the function itself would raise. Measured on CPython 3.11: 0.7 µs for three arguments, where
-``inspect.Signature.bind`` alone takes 6. Copying a prepared BLAKE2b state costs 0.3 µs less than a fresh one with
+``inspect.Signature.bind`` alone takes 3 to 6. Copying a prepared BLAKE2b state costs 0.3 µs less than a fresh one with
 ``person=`` and ``salt=``.
 """
 
@@ -21,9 +21,8 @@ import inspect
 import sys
 from binascii import b2a_base64
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from cachekit.errors import UnkeyableError
 from cachekit.keys import canonical, plain
@@ -37,8 +36,7 @@ _DIGEST_CHARS = 24
 _DEFAULT = record(b"0")
 
 
-@dataclass(frozen=True, slots=True)
-class KeyMaker:
+class KeyMaker(NamedTuple):
     """Makes the keys of one decorated function.
 
     ``make`` has the function's signature and returns the wire key as ASCII bytes; it raises ``UnkeyableError`` for an
@@ -54,8 +52,7 @@ class KeyMaker:
     parameters: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     """One value that a key stands for: its name in errors, the source that yields it, and whether it is a bare name."""
 
     label: str

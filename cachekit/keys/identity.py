@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from hashlib import blake2b
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from cachekit.errors import ConfigurationError
 from cachekit.keys import canonical
@@ -21,11 +19,9 @@ FORMAT = 1
 """Raised when a change of the encoding would give an old key to a new meaning."""
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_DEFINITION = re.compile(r"\s*(async\s+)?def\s")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Everything about a decorated function that its keys cover, arguments aside."""
 
     module: str
@@ -153,11 +149,15 @@ def source_fingerprint(function: Callable[..., object]) -> str:
         lines, _ = inspect.getsourcelines(function)
     except (OSError, TypeError) as error:
         raise ConfigurationError(f'version="source" needs the source of the function: {error}') from error
-    first = next((number for number, line in enumerate(lines) if _DEFINITION.match(line)), 0)
+    first = next((number for number, line in enumerate(lines) if _begins_function(line.split())), 0)
     indentation = len(lines[first]) - len(lines[first].lstrip())
     body = (line.rstrip() for line in lines[first:])
     text = "\n".join(line[indentation:] if not line[:indentation].strip() else line for line in body if line)
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, person=b"cachekit.source").hexdigest()
+
+
+def _begins_function(words: list[str]) -> bool:
+    return words[:1] == ["def"] or words[:2] == ["async", "def"]
 
 
 def callback_arguments(what: str, callback: Callable[..., object], signature: inspect.Signature) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from datetime import date, datetime
 from enum import Enum
+from typing import NamedTuple
 
 from cachekit.errors import ConfigurationError
 
@@ -18,8 +18,7 @@ _SHOWN = frozenset({str, int, bool, float, type(None), date, datetime})
 _MAX_SHOWN_BITS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(NamedTuple):
     """A parsed template. ``fields`` are the fields as written, ``expressions`` the same as Python source."""
 
     fields: tuple[str, ...]

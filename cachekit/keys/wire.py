@@ -7,7 +7,6 @@ only, which is what every client of every language can name and every tool can p
 
 from __future__ import annotations
 
-import re
 from binascii import b2a_base64
 from hashlib import blake2b
 from typing import Final
@@ -19,7 +18,6 @@ MAX_KEY_BYTES: Final = 250
 MAX_PREFIX_BYTES: Final = 80
 
 URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
-_UNSAFE = re.compile(r"[^!-$&-~]")
 _SHORT_DIGEST_CHARS: Final = 12
 
 
@@ -76,11 +74,13 @@ def check_prefix(prefix: str) -> bytes:
 
 def printable(text: str) -> str:
     """Percent-encode (RFC 3986, over UTF-8) all but printable ASCII, and the percent sign itself."""
-    return _UNSAFE.sub(_percent, text)
+    if text.isascii() and text.isprintable() and " " not in text and "%" not in text:
+        return text
+    return "".join(chr(byte) if 32 < byte < 127 and byte != 37 else f"%{byte:02X}" for byte in _utf8(text))
 
 
-def _percent(match: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def shorten(text: str, limit: int, *, keep_end: bool = False) -> str:

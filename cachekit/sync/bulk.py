@@ -81,7 +81,6 @@ class _Answer:
         """Take everything off the connection; returns the generation, where one was asked for and is there."""
         data = connection.receive(until)
         at = self._values(data, connection)
-        waited = False
         while not data.startswith(b"END\r\n", at) or (self._behind and data.find(b"\r\n", at + 5) < 0):
             if not (
                 data.startswith(b"VALUE ", at)
@@ -90,10 +89,9 @@ class _Answer:
             ):
                 raise self._nonsense(data[at:], connection)
             # What was taken is let go of, so that a long answer is not copied again with every part of it.
-            data, waited = connection.receive_more(data[at:], until), True
+            data = connection.receive_more(data[at:], until)
             at = self._values(data, connection)
-        if waited:
-            connection.rearm()
+        connection.rearm()
         return self._generation(data[at + 5 :], connection)
 
     def _values(self, data: bytes, connection: AnyConnection) -> int:
@@ -105,13 +103,16 @@ class _Answer:
                 break
             words = data[at:line_end].split(b" ")
             start = line_end + 2
-            end = start + int(words[3])
+            try:
+                key, flags, end = words[1], int(words[2]), start + int(words[3])
+                cas = int(words[4]) if len(words) > 4 else 0
+            except (ValueError, IndexError):
+                raise self._nonsense(data[at:], connection) from None
             if end + 2 > length:
                 break
-            key = words[1]
-            if key not in wanted or data[end : end + 2] != b"\r\n":
+            if key not in wanted or end < start or data[end : end + 2] != b"\r\n":
                 raise self._nonsense(data[at:], connection)
-            take(key, int(words[2]), data[start:end], int(words[4]) if len(words) > 4 else 0)
+            take(key, flags, data[start:end], cas)
             at = end + 2
         return at
 
@@ -122,7 +123,9 @@ class _Answer:
                 raise self._nonsense(line, connection)
             return ()
         if line.startswith(b"HD c") and line.find(b"\r\n") == len(line) - 2:
-            return (int(line[4:].split(None, 1)[0]),)
+            number = line[4:-2].partition(b" ")[0]
+            if number.isdigit():
+                return (int(number),)
         if line == b"EN\r\n":
             return ()
         raise self._nonsense(line, connection)
@@ -130,7 +133,9 @@ class _Answer:
     def _nonsense(self, data: bytes, connection: AnyConnection) -> ProtocolError:
         connection.close()
         return ProtocolError(
-            f"{connection.name}: not an answer to what was asked: {data[:40]!r}", server=connection.name
+            # Not the bytes themselves: errors are logged, and these may be a value.
+            f"{connection.name}: {len(data)} bytes that are no answer to what was asked",
+            server=connection.name,
         )
 
 
@@ -155,6 +160,7 @@ def send_all(commands: Mapping[bytes, bytes], fleet: Fleet, plain: bytes, failed
         def read(at: int, connection: AnyConnection, until: float, counts: list[int] = counts) -> Any:
             data = connection.receive(until)
             if data == plain * counts[at]:
+                connection.rearm()
                 return None
             replies = connection.replies(data, counts[at], None, until)
             connection.rearm()

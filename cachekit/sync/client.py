@@ -16,7 +16,16 @@ from cachekit.codecs import Packer
 from cachekit.codecs.envelope import FOREVER, open_envelope
 from cachekit.codecs.flags import ENVELOPED, FOREIGN
 from cachekit.env import Env, Job, logger
-from cachekit.errors import CacheError, DecodeError, ProtocolError, Refused, RequestError, ServerError, Unreachable
+from cachekit.errors import (
+    CacheError,
+    ConfigurationError,
+    DecodeError,
+    ProtocolError,
+    Refused,
+    RequestError,
+    ServerError,
+    Unreachable,
+)
 from cachekit.expiry import Ttl, exptime, lifetime_s, parse_ttl
 from cachekit.flows import call
 from cachekit.hooks import Trouble
@@ -31,6 +40,11 @@ from cachekit.tally import Tally
 from cachekit.types import MISS
 
 T = TypeVar("T")
+
+AT_ONCE = -1
+"""The exptime of what is over already: Memcached keeps to the conditions of the command, and then keeps nothing."""
+
+_REPLACING = (b"", b" MR")
 
 
 class Verbs:
@@ -162,12 +176,14 @@ class Verbs:
     def touch(self, key: str, ttl: Any = UNSET) -> bool:
         """Give ``key`` a new ttl, counted from now; False where nothing is stored."""
         wire = wire_key(self._prefix, key)
-        lifetime = self._lifetime(ttl)
-        if lifetime == 0:
+        if callable(parsed := self._parsed(ttl)):
+            raise ConfigurationError("touch() has no value at hand for a ttl that is a function of the value")
+        until = self._until(parsed)
+        if until == AT_ONCE:
             return self.delete(key)
         index = self._fleet.ring.index(wire)
         try:
-            line = self._ask(index, b"touch %b %d\r\n" % (wire, exptime(lifetime, self._env.now())), _one_line, wire)
+            line = self._ask(index, b"touch %b %d\r\n" % (wire, until), _one_line, wire)
         except ServerError as error:
             return self._trouble(index, error, False)
         return line == b"TOUCHED"
@@ -190,10 +206,8 @@ class Verbs:
         """Store every value; returns the keys that were *not* stored, so an empty list is success. Asks all servers
         at once.
         """
-        lifetime = self._lifetime(ttl)
-        if lifetime == 0:
-            return self.delete_many(values)
-        until = exptime(lifetime, self._env.now())
+        parsed = self._parsed(ttl)
+        until = None if callable(parsed) else self._until(parsed)
         commands: dict[bytes, bytes] = {}
         names: dict[bytes, str] = {}
         lost: list[str] = []
@@ -201,7 +215,8 @@ class Verbs:
         for key, value in values.items():
             wire = wire_key(prefix, key)
             try:
-                flags, payload = pack(value)
+                end = self._until(parsed, value) if until is None else until
+                flags, payload = pack(value) if end != AT_ONCE else (FOREIGN, b"")
                 if len(payload) > self._max_value_bytes:
                     raise _too_large(wire, payload)
             except CacheError as error:
@@ -209,7 +224,7 @@ class Verbs:
                 self._unstorable(wire, error)
                 continue
             names[wire] = key
-            commands[wire] = b"ms %b %d F%d T%d\r\n%b\r\n" % (wire, len(payload), flags, until, payload)
+            commands[wire] = b"ms %b %d F%d T%d\r\n%b\r\n" % (wire, len(payload), flags, end, payload)
         return lost + [names[wire] for wire in self._send_all(commands)]
 
     def delete_many(self, keys: Iterable[str]) -> list[str]:
@@ -277,16 +292,13 @@ class Verbs:
 
     def _store(self, key: str, value: Any, ttl: Any, how: bytes) -> bool:
         wire = wire_key(self._prefix, key)
-        lifetime = self._lifetime(ttl)
-        if lifetime == 0:
-            return self.delete(key) or True
+        until = self._until(self._parsed(ttl), value)
         try:
-            flags, payload = self._packer.pack(value)
+            flags, payload = self._packer.pack(value) if until != AT_ONCE else (FOREIGN, b"")
             if len(payload) > self._max_value_bytes:
                 raise _too_large(wire, payload)
         except CacheError as error:
-            return self._unstorable(wire, error)
-        until = exptime(lifetime, self._env.now())
+            return self._unstorable(wire, error, how in _REPLACING)
         opaque = next(self._env.opaques)
         request = b"ms %b %d F%d T%d%b O%d\r\n%b\r\n" % (wire, len(payload), flags, until, how, opaque, payload)
         reply = self._command(wire, request, opaque)
@@ -303,7 +315,7 @@ class Verbs:
         fleet = self._fleet
         index = fleet.ring.table[crc32(wire) & fleet.ring.mask]
         try:
-            reply = fleet.converse(index, request, 1, opaque)[0]
+            (reply,), _ = fleet.converse(index, request, 1, opaque)
         except ServerError as error:
             return self._trouble(index, error, None)
         if reply.code == "ERROR":
@@ -332,15 +344,21 @@ class Verbs:
 
         return bulk.send_all(commands, self._fleet, b"HD\r\n", failed)
 
-    def _lifetime(self, ttl: Any) -> float | None:
-        """Seconds from now that something stored with ``ttl`` shall live; None for ever."""
-        return lifetime_s(self._ttl if ttl is UNSET else parse_ttl(ttl), now=self._env.now())
+    def _parsed(self, ttl: Any) -> Ttl:
+        return self._ttl if ttl is UNSET else parse_ttl(ttl)
 
-    def _unstorable(self, wire: bytes, error: CacheError) -> bool:
-        """The value can't be stored: nor may the old one stay, which it was to replace."""
+    def _until(self, ttl: Ttl, value: object = None) -> int:
+        """The exptime of ``value`` stored now; ``AT_ONCE`` for a ttl of 0."""
+        now = self._env.now()
+        lifetime = lifetime_s(ttl, now=now, result=value)
+        return AT_ONCE if lifetime == 0 else exptime(lifetime, now)
+
+    def _unstorable(self, wire: bytes, error: CacheError, replacing: bool = True) -> bool:
+        """The value can't be stored: nor may the old one stay, where it was to replace that."""
         self._tally.unstored += 1
         logger.warning("a value was not stored under %s: %s", wire.decode(), error)
-        self._remove(wire)
+        if replacing:
+            self._remove(wire)
         if self._raises:
             raise error
         return False

@@ -291,6 +291,11 @@ class Connection:
             self.close()
 
     @property
+    def closed(self) -> bool:
+        """Whether it can be asked no more."""
+        return self.sock is None
+
+    @property
     def name(self) -> str:
         """The server's name."""
         return self.server.name

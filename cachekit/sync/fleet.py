@@ -67,7 +67,7 @@ class Fleet:
     def _begin(self) -> None:
         self.pid = os.getpid()
         self.shelves = Shelves(len(self.servers))
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come here while its thread is in here
         self._prober: threading.Thread | None = None
         self._stop = self._watched_by = threading.Event()
 
@@ -95,7 +95,8 @@ class Fleet:
 
     def put(self, index: int, connection: AnyConnection) -> None:
         """Back on the shelf, after a full reply."""
-        self.shelves.rows[index].append(connection)
+        if not connection.closed:  # after a CLIENT_ERROR the reply is whole, but the stream may be out of step
+            self.shelves.rows[index].append(connection)
         if index in self.suspects:
             self.succeeded(index)
 
@@ -118,28 +119,27 @@ class Fleet:
 
     def exchange(self, op: Exchange) -> Replies:
         """Perform one exchange. Raises ``ServerError``."""
-        sent_at = time.monotonic()
         try:
-            replies = self.converse(op.server, op.request, op.expected, op.opaque, op.held_since)
+            replies, sent_at = self.converse(op.server, op.request, op.expected, op.opaque, op.held_since)
         except Unreachable:
             # The server may have closed a connection that lay idle. Nothing that is asked with ``retry`` changes twice.
             if not op.retry or not self.health[op.server].up:
                 raise
             self.drop(op.server)
-            sent_at = time.monotonic()
-            replies = self.converse(op.server, op.request, op.expected, op.opaque)
+            replies, sent_at = self.converse(op.server, op.request, op.expected, op.opaque)
         return Replies(replies[op.skip :] if op.skip else replies, sent_at)
 
     def converse(
         self, index: int, request: bytes, expected: int, opaque: int, held_since: float | None = None
-    ) -> list[Reply]:
-        """Send ``request`` to a server and return its ``expected`` replies, each under ``opaque``. Raises
-        ``ServerError``.
+    ) -> tuple[list[Reply], float]:
+        """Send ``request`` to a server; its ``expected`` replies, each under ``opaque``, and the monotonic seconds just
+        before it was sent, with the connection open. Raises ``ServerError``.
         """
         if self.suspects:
             self.check_up(index)
         was_open = bool(self.shelves.rows[index])
         connection = self.take(index, held_since)
+        sent_at = time.monotonic()
         try:
             replies = connection.exchange(request, expected, opaque)
         except ServerError as error:
@@ -149,7 +149,7 @@ class Fleet:
                 self.failed(index, error)
             raise
         self.put(index, connection)
-        return replies
+        return replies, sent_at
 
     def drop(self, index: int) -> None:
         """Close this thread's idle connections to a server."""

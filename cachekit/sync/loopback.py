@@ -13,6 +13,7 @@ class Loopback:
     """A connection to the embedded server of this process. It never fails and never has to be opened again."""
 
     name = "memory:"
+    closed = False
     __slots__ = ("_parser", "_waiting", "ask", "opened_at", "server")
 
     def __init__(self, server: EmbeddedServer) -> None:

@@ -77,7 +77,11 @@ class Memcached:
         if self.path is not None:
             sock = socket.socket(socket.AF_UNIX)
             sock.settimeout(timeout_s)
-            sock.connect(self.path)
+            try:
+                sock.connect(self.path)
+            except OSError:
+                sock.close()
+                raise
         else:
             sock = socket.create_connection((self.host, self.port), timeout=timeout_s)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -157,6 +157,9 @@ VALUES = [
     "collections.OrderedDict(b=2, a=1)", "{'a': 1, 'b': 2}", "collections.Counter('a')", "{'a': 1}",
     "types.MappingProxyType({'a': 1})", "functools.reduce(lambda inner, _: [inner], range(40), 1)",
     "functools.reduce(lambda inner, _: [inner], range(41), 1)",
+    # text that imitates the encoder's own records
+    "[{}, 'a', 'b']", "[{}, 'aub']",
+    "[{}, 'au' + chr(0) * 7 + chr(1) + 'b']", "{'a', 'b'}", "{'aub'}", "[{}, 'a'], 'b'",
     # code
     "int", "str", "type", "types.NoneType", "collections.OrderedDict", "pathlib.PurePath", "Color", "Account",
     "Savings", "helper", "len", "math.sqrt", "functools.partial(helper, 1)", "functools.partial(helper, '1')",

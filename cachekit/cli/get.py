@@ -1,4 +1,4 @@
-"""``cachekit key`` and ``cachekit get``: the key of a call, and what is stored under a key.
+"""``cachekit get``: what is stored under a key.
 
 Looking changes nothing: values are read by the classic ``gets`` and lifetimes by ``me``, neither of which takes a lease
 from a reader who would fill (memcached's protocol.txt, "Meta Get", the W flag).
@@ -9,27 +9,22 @@ from __future__ import annotations
 import argparse
 import time
 from pprint import pformat
-from types import SimpleNamespace
 from typing import NamedTuple
 
 from cachekit import meta
 from cachekit.cli import chart
-from cachekit.cli.complaint import Complaint
-from cachekit.cli.imports import AnyCached, find_function, parse_arguments
+from cachekit.cli.command import Command
 from cachekit.cli.where import add_servers, target
 from cachekit.codecs import FOREVER, Header, Packer, Registry, open_envelope, resolve
 from cachekit.codecs.flags import FOREIGN, describe, is_enveloped
 from cachekit.codecs.json import JsonCodec
 from cachekit.errors import DecodeError, ServerError
-from cachekit.function import BoundFunction
 from cachekit.hooks import Hooks
 from cachekit.keys import wire_key
 from cachekit.policy import age_ms
-from cachekit.ring import Ring
 from cachekit.sync import bulk
 from cachekit.sync.fleet import Fleet
 from cachekit.types import Key
-
 
 _VALUE_WIDTH = chart.WIDTH - 17
 _VALUE_LINES = 24
@@ -52,56 +47,13 @@ class Sight(NamedTuple):
     header: Header | None = None
 
 
-# -- key -------------------------------------------------------------------------------------------------------------
-
-
-def _key_arguments(parser: argparse.ArgumentParser) -> None:
-    add_servers(parser, "a ring to place the key on; default: the one that the function's cache says")
-    parser.add_argument("function", metavar="MODULE:FUNCTION", help="where the cached function is, such as shop:report")
-    parser.add_argument("words", nargs="*", metavar="ARG", help="its arguments, as Python literals: 42, name='\"Ada\"'")
-
-
-def _key(arguments: argparse.Namespace) -> int:
-    function = find_function(arguments.function)
-    positional, named = parse_arguments(arguments.words)
-    try:
-        key = function.key(*positional, **named)
-    except TypeError as error:  # an UnkeyableError too: it says what to do
-        raise Complaint(str(error)) from error
-    print("\n".join(chart.facts([("key", str(key)), ("server", _server_of(function, key, arguments))])))
-    return 0
-
-
-def _server_of(function: AnyCached, key: Key, arguments: argparse.Namespace) -> str:
-    ring = Ring(target(arguments).servers) if arguments.servers else _cached(function)._cache._fleet.ring
-    name = ring.servers[ring.index(key.encode())].name
-    return "the embedded server of each process" if name == "memory:" else name
-
-
-def _cached(function: AnyCached) -> AnyCached:
-    return function.__func__ if isinstance(function, BoundFunction) else function
-
-
-KEY = SimpleNamespace(
-    HELP="show the key of a call, and its server",
-    DESCRIPTION="""Show the key under which a call's result is stored, and the server that holds it. The function's
-module is imported; the function is not run, and no server is asked.
-
-  cachekit key shop.reports:report 42 month='"2026-11"'""",
-    add_arguments=_key_arguments,
-    run=_key,
-)
-
-# -- get -------------------------------------------------------------------------------------------------------------
-
-
-def _get_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_servers(parser)
     parser.add_argument("--all", action="store_true", help="print a long value to its end")
     parser.add_argument("key", metavar="KEY", help="a key as it is on the wire, prefix included")
 
 
-def _get(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     key = wire_key(b"", Key(arguments.key))
     fleet = Fleet(target(arguments), Hooks())
     lines = [("key", arguments.key), ("server", fleet.names[fleet.ring.index(key)])]
@@ -125,15 +77,6 @@ def _cut(text: str) -> str:
     if len(lines) <= _VALUE_LINES:
         return text
     return "\n".join([*lines[:_VALUE_LINES], f"… and {chart.number(len(lines) - _VALUE_LINES)} lines more (--all)"])
-
-
-GET = SimpleNamespace(
-    HELP="show what is stored under a key",
-    DESCRIPTION="""Show what is stored under a key: value, format, age and lifetime. Takes no lease and changes nothing.
-Exit code 1: there is nothing that a reader would be served.""",
-    add_arguments=_get_arguments,
-    run=_get,
-)
 
 
 def look(fleet: Fleet, key: bytes) -> Stored | None:
@@ -207,3 +150,12 @@ def _describe(stored: Stored, sight: Sight, now_s: float) -> list[tuple[str, str
         lines.append(("generation", " ".join(map(str, header.generations)) if any(header.generations) else "not asked"))
     lines.append(("server drops it", "never" if stored.expires_s is None else f"in {chart.span(stored.expires_s)}"))
     return lines
+
+
+COMMAND = Command(
+    "show what is stored under a key",
+    """Show what is stored under a key: value, format, age and lifetime. Takes no lease and changes nothing.
+Exit code 1: there is nothing that a reader would be served.""",
+    _add_arguments,
+    _run,
+)
