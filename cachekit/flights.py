@@ -16,28 +16,35 @@ class Flight:
     could be packed, so that each waiter unpacks a copy of his own; ``value`` serves where it could not.
     """
 
-    __slots__ = ("_gate", "error", "landed", "payload", "value", "waiters")
+    # Defaults stand on the class, and the gate is made by the first who waits: most flights have no waiters, and every
+    # miss makes a flight.
+    gate: threading.Lock | None = None
+    waiters = 0
+    landed = False
+    value: Any = None
+    payload: tuple[int, bytes] | None = None
+    error: BaseException | None = None
 
-    def __init__(self) -> None:
-        # A bare lock, shut until the end: an Event is ten times as dear, and most flights have no waiters.
-        self._gate = threading.Lock()
-        self._gate.acquire()
-        self.waiters = 0
-        self.landed = False
-        self.value: Any = None
-        self.payload: tuple[int, bytes] | None = None
-        self.error: BaseException | None = None
+    def join(self) -> Flight:
+        """Count a waiter, and shut the gate for him; under the lock of the ``Flights``."""
+        if self.gate is None:
+            self.gate = threading.Lock()
+            self.gate.acquire()
+        self.waiters += 1
+        return self
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the end; False when it has not come within ``timeout_s`` seconds."""
-        if not self._gate.acquire(timeout=timeout_s):
+        """Wait for the end; False when it has not come within ``timeout_s`` seconds. Only after ``join``."""
+        gate = self.gate
+        if gate is None or not gate.acquire(timeout=timeout_s):
             return False
-        self._gate.release()
+        gate.release()
         return True
 
     def end(self) -> None:
         """Let the waiters go on, one after the other. Once."""
-        self._gate.release()
+        if self.gate is not None:
+            self.gate.release()
 
 
 class Flights:
@@ -52,8 +59,7 @@ class Flights:
         with self._lock:
             flight = self._flights.get((key, cas))
             if flight is not None:
-                flight.waiters += 1
-                return flight, False
+                return flight.join(), False
             flight = self._flights[key, cas] = Flight()
             return flight, True
 
@@ -61,9 +67,7 @@ class Flights:
         """The flight of this key and lease, if it is under way here."""
         with self._lock:
             flight = self._flights.get((key, cas))
-            if flight is not None:
-                flight.waiters += 1
-            return flight
+            return None if flight is None else flight.join()
 
     def land(self, key: bytes, cas: int | None, value: Any, payload: tuple[int, bytes] | None) -> None:
         """The function returned: wake the waiters with its result."""

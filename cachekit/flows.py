@@ -271,7 +271,11 @@ def _pack(job: Job, env: Env, value: Any) -> tuple[tuple[int, bytes] | None, flo
     except Exception as error:  # noqa: BLE001
         # Only the type: the error's own text shows where in the value it sits, and logs and events carry no values.
         name = getattr(error, "type_name", None) or type(value).__qualname__
-        return None, None, f"unencodable: {name} can't be carried without loss; cache.register() it or return plain data"
+        return (
+            None,
+            None,
+            f"unencodable: {name} can't be carried without loss; cache.register() it or return plain data",
+        )
     try:
         lifetime = lifetime_s(recipe.ttl, now=env.now(), result=value, jitter=recipe.jitter, random=env.random)
     except Exception as error:  # noqa: BLE001
@@ -286,7 +290,7 @@ def _store(job: Job, env: Env, lease: Lease, sealed: tuple[int, bytes, int]) -> 
     opaque = env.opaque()
     request = store_request(job.key, sealed, lease.cas, opaque)
     try:
-        replies: Replies = yield Exchange(job.server, request, 1, opaque, held_since=lease.since)
+        replies: Replies = yield Exchange(job.server, request, 1, opaque, False, lease.since)
     except ServerError as error:
         env.trouble(job, error)
         return "lost"

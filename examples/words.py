@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from cachekit import Cache
+from cachekit import Cache, ConfigurationError
 from cachekit.ring import Ring
 from cachekit.servers import Server, parse_target
 
@@ -230,7 +230,10 @@ def main() -> None:
     words = read_words(arguments.words, arguments.limit)
     DICTIONARY.update(words)
     with nullcontext(arguments.servers) if arguments.servers else three_servers() as url:
-        cache.configure(url)
+        try:
+            cache.configure(url)
+        except ConfigurationError as error:
+            raise SystemExit(str(error)) from error
         with cache:
             spread(words, parse_target(url).servers)
             store_lengths(words)

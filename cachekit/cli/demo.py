@@ -30,7 +30,7 @@ _INDENT = "   "
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much the demo does. The crowd: ``processes`` × ``threads`` callers on real servers, else ``alone`` threads."""
+    """How much the demo does. The crowd is ``processes`` × ``threads`` callers on real servers, else ``alone``."""
 
     numbers: int
     requests: int
@@ -184,7 +184,7 @@ def invalidation(cache: Cache, token: str) -> None:
         return found
 
     def show(what: str, outcome: object) -> None:
-        print(f"{_INDENT}{what:<50}{outcome}")
+        print(f"{_INDENT}{what:<48}{outcome}".rstrip())
 
     show("price('tea')", price("tea"))
     prices["tea"] = 4.90
@@ -198,7 +198,7 @@ def invalidation(cache: Cache, token: str) -> None:
     slow.start()
     reading.wait(10)
     prices["tea"] = 5.20
-    show("a slow run has read 4.9 when the price becomes 5.2,", "")
+    show("a slow run reads 4.9; the price becomes 5.2,", "")
     show("and price.invalidate('tea') comes in between:", price.invalidate("tea"))
     go_on.set()
     slow.join()

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from pymemcache.client.base import Client
-from pymemcache.exceptions import MemcacheError
+from pymemcache.client.base import Client  # type: ignore[import-untyped]
+from pymemcache.exceptions import MemcacheError  # type: ignore[import-untyped]
 
 from cachekit.cli import chart
 from cachekit.cli.command import Command

@@ -34,6 +34,7 @@ from cachekit.meta import Reply
 from cachekit.policy import DEFAULTS, UNSET
 from cachekit.recipe import Recipe
 from cachekit.sync import bulk
+from cachekit.sync.connection import is_size
 from cachekit.sync.drive import run
 from cachekit.sync.fleet import AnyConnection, Fleet
 from cachekit.tally import Tally
@@ -380,7 +381,7 @@ def _one_value(connection: AnyConnection, data: bytes, wire: bytes) -> tuple[int
     line_end = data.find(b"\r\n")
     if line_end > 0:
         words = data[:line_end].split(b" ")
-        if len(words) == 4 and words[0] == b"VALUE" and words[1] == wire:
+        if len(words) == 4 and words[0] == b"VALUE" and words[1] == wire and words[2].isdigit() and is_size(words[3]):
             start = line_end + 2
             end = start + int(words[3])
             if len(data) < end + 7:
@@ -388,15 +389,21 @@ def _one_value(connection: AnyConnection, data: bytes, wire: bytes) -> tuple[int
             if data[end:] == b"\r\nEND\r\n":
                 return int(words[2]), data[start:end]
     elif len(data) < 300:
-        return _one_value(connection, connection.receive_more(data), wire)
+        found = _one_value(connection, connection.receive_more(data), wire)
+        connection.rearm()
+        return found
     connection.close()
     raise ProtocolError(f"the answer is not that to a get of this key: {data[:60]!r}", server=connection.name)
 
 
 def _one_line(connection: AnyConnection, data: bytes, wire: bytes) -> bytes:
-    """The one line of an answer, without its end."""
+    """The one line of the answer to a touch, without its end."""
     while not data.endswith(b"\r\n"):
         data = connection.receive_more(data)
+    connection.rearm()
+    if data not in (b"TOUCHED\r\n", b"NOT_FOUND\r\n"):
+        connection.close()
+        raise ProtocolError(f"the answer is not that to a touch: {data[:60]!r}", server=connection.name)
     return data[:-2]
 
 

@@ -33,6 +33,8 @@ page.
 """
 
 _LARGE_REQUEST = 32_768
+_WHOLE = 16 << 20
+"""Most bytes to wait for in one call: room for them is made at once, on the server's word."""
 _KERNEL_TIMERS = sys.platform in ("linux", "darwin")
 _RAW_SOCKET = socket.socket
 _monotonic = time.monotonic
@@ -173,7 +175,7 @@ class Connection:
         """``data``, the beginning of a VA reply, with the rest of its value, and then whatever comes right behind."""
         line_end = data.find(b"\r\n")
         words = data[:line_end].split(b" ") if line_end > 0 else []
-        if len(words) > 2 and words[0] == b"VA" and words[1].isdigit():
+        if len(words) > 2 and words[0] == b"VA" and is_size(words[1]):
             size = line_end + 4 + int(words[1])
             if len(data) <= size:
                 return self.finish(data, size, and_more=and_more)
@@ -188,7 +190,7 @@ class Connection:
         try:
             while missing > 0:
                 self._leave(self._asked_at + self.deadline_s - _monotonic())
-                part = self._recv(missing, _MSG_WAITALL) if self._kernel_timers else self._recv(min(missing, CHUNK))
+                part = self._recv(min(missing, _WHOLE), _MSG_WAITALL) if self._kernel_timers else self._recv(CHUNK)
                 if not part:
                     raise ConnectionResetError("closed in the middle of a reply")
                 parts.append(part)
@@ -251,7 +253,7 @@ class Connection:
             self._leave((until or self._asked_at + self.deadline_s) - _monotonic())
             missing = missing_bytes(data)
             at_once = missing > CHUNK and self._kernel_timers
-            more = self._recv(missing, _MSG_WAITALL) if at_once else self._recv(CHUNK)
+            more = self._recv(min(missing, _WHOLE), _MSG_WAITALL) if at_once else self._recv(CHUNK)
             if not more:
                 raise ConnectionResetError("closed in the middle of a reply")
         except BaseException as error:
@@ -367,7 +369,12 @@ def missing_bytes(data: bytes) -> int:
     """How much of the value whose VALUE line begins ``data`` has not come yet; 0 where that can't be told."""
     line_end = data.find(b"\r\n")
     words = data[:line_end].split(b" ") if line_end > 0 else []
-    return line_end + 4 + int(words[3]) - len(data) if len(words) > 3 and words[3].isdigit() else 0
+    return line_end + 4 + int(words[3]) - len(data) if len(words) > 3 and is_size(words[3]) else 0
+
+
+def is_size(word: bytes) -> bool:
+    """Whether ``word`` is a number of bytes that a server could mean."""
+    return word.isdigit() and len(word) < 12
 
 
 def translated(error: OSError, server: Server) -> ServerError:

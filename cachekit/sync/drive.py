@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from cachekit.errors import ServerError
 from cachekit.flows import FILLING
-from cachekit.ops import Compute, Exchange, Flow, Gather, Join, Op, Replies, Sleep
+from cachekit.ops import Compute, Exchange, Flow, Gather, Join, Replies, Sleep
 from cachekit.sync.fleet import Fleet
 from cachekit.sync.window import gather
 
@@ -25,16 +25,11 @@ def run(flow: Flow[R], fleet: Fleet) -> R:
             op = flow.send(outcome) if error is None else flow.throw(error)
             outcome = error = None
             try:
-                outcome = perform(op, fleet)
+                outcome = _PERFORM[type(op)](op, fleet)
             except BaseException as raised:  # noqa: BLE001
                 error = raised
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
-
-
-def perform(op: Op, fleet: Fleet) -> Any:
-    """Do what ``op`` says and return its outcome."""
-    return _PERFORM[type(op)](op, fleet)
 
 
 def _exchange(op: Exchange, fleet: Fleet) -> Replies:

@@ -52,6 +52,7 @@ def open_window(
                 fleet.failed(server, error)
                 outcomes[at] = error
             else:
+                connection.rearm()
                 fleet.put(server, connection)
             connections[at] = None
     except BaseException:

@@ -21,17 +21,6 @@ from cachekit.hooks import Fill, Hit, Invalidate, Miss
 __all__ = ["make_fixture", "target_fixture", "unix_server_fixture"]
 
 
-class Runs:
-    """A function to cache that counts its runs."""
-
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
-
-    def square(self, n: int, *, plus: int = 0) -> int:
-        self.calls.append(n)
-        return n * n + plus
-
-
 def cached(cache: Cache, **options: Any) -> tuple[Any, list[int]]:
     """A cached function of one number, and the list of the numbers it ran for."""
     runs: list[int] = []
@@ -98,7 +87,7 @@ def test_invalidate_all_voids_every_entry_on_every_server(make: Make) -> None:
     """After invalidate_all no entry of the function is served by any verb; other functions keep theirs."""
     cache = make()
     square, runs = cached(cache)
-    other, other_runs = cached(cache, version=2)
+    other, other_runs = cached(cache, namespace="other")
     numbers = list(range(20))
     for n in numbers:
         square(n), other(n)

@@ -1,0 +1,93 @@
+"""The programs in examples/, run as a reader would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.memcached import Memcached
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+Servers = tuple[Memcached, Memcached, Memcached]
+
+
+def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run an example from this checkout, without CACHEKIT_URL."""
+    environment = {key: value for key, value in os.environ.items() if key != "CACHEKIT_URL"}
+    path = os.pathsep.join([str(EXAMPLES.parent), *filter(None, [environment.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *words],
+        check=False,
+        capture_output=True,
+        encoding="utf-8",
+        env={**environment, "PYTHONPATH": path, "PYTHONUTF8": "1"},
+        timeout=100,
+    )
+
+
+def url_of(*servers: Memcached) -> str:
+    """The URL of these servers."""
+    return "memcached://" + ",".join(server.name for server in servers)
+
+
+def test_squares() -> None:
+    """The smallest program needs no server; its second and third call are hits."""
+    done = run("squares.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("square(12) = 144") == 3
+    assert "2 of 3 from the cache" in done.stdout
+
+
+def test_squares_on_servers(fresh_servers3: Servers) -> None:
+    """On real servers a second run of the program finds what the first one stored."""
+    words = ["--servers", url_of(*fresh_servers3)]
+    assert "2 of 3 from the cache" in run("squares.py", *words).stdout
+    assert "3 of 3 from the cache" in run("squares.py", *words).stdout
+
+
+def test_words_on_servers(fresh_servers3: Servers) -> None:
+    """Real words: all come back alike, all servers hold about a third, and the ring beats the first letters."""
+    done = run("words.py", "--limit", "1500", "--servers", url_of(*fresh_servers3))
+    assert (done.returncode, done.stderr) == (0, "")
+    count = int(re.search(r"1  ([0-9 ]+) words on 3 servers", done.stdout)[1].replace(" ", ""))  # type: ignore[index]
+    assert 1000 < count <= 1500
+    fullest = dict(re.findall(r"^   (first letter|cachekit's ring) .* ([0-9.]+) +[0-9.]+%$", done.stdout, re.MULTILINE))
+    assert float(fullest["cachekit's ring"]) < 1.1 < float(fullest["first letter"])
+    computed, served = re.search(r"([0-9 ]+) computed, ([0-9 ]+) served", done.stdout).groups()  # type: ignore[union-attr]
+    assert (computed.strip(), int(served.replace(" ", ""))) == (f"{count:,}".replace(",", " "), 2 * count)
+    held = [int(server.stats()["curr_items"]) for server in fresh_servers3]
+    # Two entries a word, and on every server its copy of the function's generation.
+    assert sum(held) == 2 * count + 3
+    assert max(held) < 1.2 * sum(held) / 3
+
+
+def test_words_alone() -> None:
+    """Without --servers it starts three of its own, and they are gone when it ends."""
+    done = run("words.py", "--limit", "200")
+    assert (done.returncode, done.stderr) == (0, "")
+    pids = [int(pid) for pid in re.findall(r"started memcached on .*, process ([0-9]+)", done.stdout)]
+    assert len(pids) == 3
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--words", "/no/such/file"], "no dictionary"),
+        (["--limit", "0"], "invalid positive value"),
+        (["--limit", "many"], "invalid positive value"),
+        (["--servers", "memcachd://h"], "did you mean memcached"),
+    ],
+)
+def test_words_mistyped(words: list[str], hint: str) -> None:
+    """What a person mistypes is said in one line."""
+    done = run("words.py", *words)
+    assert done.returncode != 0
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr

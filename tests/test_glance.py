@@ -1,0 +1,272 @@
+"""One glance must never say more than a proper look: whatever bytes come, it agrees with Parser and judge, or abstains."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+from flows.scripted import GENERATION, KEY, make_recipe
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cachekit.codecs import Packer, Registry, resolve
+from cachekit.codecs.compress import Compression
+from cachekit.codecs.envelope import FOREVER, Header, seal
+from cachekit.codecs.flags import ENVELOPED
+from cachekit.env import Env
+from cachekit.errors import CacheError, DecodeError
+from cachekit.glance import NOT_PLAIN, glance_at, plainly_mine
+from cachekit.hooks import Hit, Hooks
+from cachekit.meta import Parser, Reply
+from cachekit.policy import Verdict
+from cachekit.recipe import Recipe, Snapshot, numbers
+
+NOW = 1_800_000_000.0
+OPAQUE = 77
+ABSENT = object()
+"""A proper look finds no value to serve."""
+
+VALUES: list[Any] = [None, 0, 7, -1, True, "", "text", "x" * 3000, b"", b"\r\n", b"HD c5 O77 Z\r\n", (1, [2.5], {"a": None})]
+
+
+def recipe_of(*, grouped: bool) -> Recipe:
+    """A recipe with or without a generation."""
+    return make_recipe(generations=(GENERATION,) if grouped else ())
+
+
+RECIPES = {grouped: recipe_of(grouped=grouped) for grouped in (False, True)}
+
+
+class Look(NamedTuple):
+    """What was looked through, and what it may see."""
+
+    env: Env
+    hits: list[Hit]
+    glance: Callable[[bytes, bytes, int, int], Any]
+
+
+def look(recipe: Recipe, now_s: float = NOW) -> Look:
+    """A glance with a clock that stands."""
+    env = Env(("server:1",), Hooks())
+    env.now = lambda: now_s
+    hits: list[Hit] = []
+    env.hooks.on_hit(hits.append)
+    return Look(env, hits, glance_at(recipe, env))
+
+
+def properly(recipe: Recipe, data: bytes, now_s: float) -> Any:
+    """The value that ``data`` holds by the long way, or ``ABSENT``."""
+    replies = parsed(recipe, data)
+    if replies is None:
+        return ABSENT
+    judgement = recipe.judge(replies[0], numbers(replies[1:]), KEY, now_s)
+    if judgement.verdict is not Verdict.FRESH:
+        return ABSENT
+    try:
+        return recipe.open(replies[0], judgement)
+    except DecodeError:
+        return ABSENT
+
+
+def parsed(recipe: Recipe, data: bytes) -> list[Reply] | None:
+    """The replies of a whole answer under our token; None for anything else."""
+    parser = Parser()
+    try:
+        replies = parser.feed(data)
+    except CacheError:
+        return None
+    whole = len(replies) == 1 + len(recipe.generations) and not parser.pending
+    return replies if whole and all(reply.opaque == b"%d" % OPAQUE for reply in replies) else None
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal, with equal types, NaN not being of interest."""
+    return type(one) is type(other) and one == other
+
+
+def answer(
+    recipe: Recipe,
+    flags: int,
+    data: bytes,
+    *,
+    t: int = 50,
+    more: bytes = b"",
+    opaque: bytes = b"77",
+    second: bytes = b"HD c5 O77 Z\r\n",
+) -> bytes:
+    """A server's whole answer to a read."""
+    head = b"VA %d c9 f%d t%d O%b%b\r\n%b\r\n" % (len(data), flags, t, opaque, more, data)
+    return head + (second if recipe.generations else b"")
+
+
+def stored(recipe: Recipe, value: Any, *, created: float = NOW - 10, **changes: Any) -> tuple[int, bytes]:
+    """Client flags and data of an entry, with any field of its header changed."""
+    packer = changes.pop("packer", recipe.packer)
+    flags, payload = packer.pack(value)
+    usual = Header(KEY[-16:], int(created * 1000), 60_000, 0, 0, 61, 250_000, (5,) if recipe.generations else (0,))
+    return flags | ENVELOPED, seal(usual._replace(**changes), payload)
+
+
+# -- the property ----------------------------------------------------------------------------------------------------------
+
+COMPRESSING = Packer(resolve(None, registry=Registry()), Compression(data=10, json=10, text=10, bytes=10))  # set below
+
+
+@st.composite
+def answers(draw: st.DrawFn, recipe: Recipe) -> bytes:
+    """Answers of every kind: most fields as they should be, any of them off now and then."""
+    odd = draw(st.sets(st.sampled_from(["times", "owner", "groups", "flags", "line", "second", "at", "codec"]), max_size=2))
+    value = draw(st.sampled_from(VALUES))
+    changes: dict[str, Any] = {}
+    if "times" in odd:
+        changes["created_ms"] = draw(times_ms)
+        changes["ttl_ms"] = draw(st.sampled_from([0, 1, 9_999, 10_000, 10_001, 60_000, 10**12, FOREVER - 1, FOREVER]))
+        changes["hard_s"] = draw(st.sampled_from([0, 1, 11, 61, 3600, 2**32 - 1]))
+    if "owner" in odd:
+        changes["fingerprint"] = b"B" * 16
+    if "groups" in odd:
+        changes["generations"] = draw(st.sampled_from([(0,), (4,), (6,), (5, 5), (0, 0), (2**64 - 1,)]))
+    if "codec" in odd:
+        changes["packer"] = COMPRESSING
+    flags, data = stored(recipe, value, **changes)
+    if "flags" in odd:
+        flags = draw(st.sampled_from([0, 1, 64, flags ^ ENVELOPED, flags ^ 128, flags ^ 192, flags ^ 15, flags ^ 48, 2**33]))
+    if "at" in odd:
+        place = draw(st.integers(0, 3))
+        data = data[:place] + bytes([draw(st.integers(0, 255))]) + data[place + 1 :]
+    details: dict[str, Any] = {}
+    if "line" in odd or "times" in odd:
+        details["t"] = draw(st.sampled_from([-1, 0, 1, 50, 51, 60, 61, 62, 63, 3600, 10**6, 10**400]))
+    if "line" in odd:
+        details["more"] = draw(st.sampled_from([b"", b" W", b" Z", b" X", b" X W", b" Z X", b" ", b" s1", b" q"]))
+        details["opaque"] = draw(st.sampled_from([b"77", b"77", b"78", b"7", b"", b"077", b"777"]))
+    if "second" in odd:
+        details["second"] = draw(st.sampled_from(SECONDS))
+    return answer(recipe, flags, data, **details)
+
+
+times_ms = st.sampled_from([0.0, 0.5, 1.5, 10, 3600, -3600, 1e6, -1e6, NOW]).map(lambda s: int((NOW - s) * 1000))
+SECONDS = [
+    b"",
+    b"HD c5 O77 W\r\n",
+    b"HD c5 O77 Z",
+    b"HD c5 O77 Z\r",
+    b"HD c5 O77 Z X\r\n",
+    b"HD c4 O77 Z\r\n",
+    b"HD c6 O77 Z\r\n",
+    b"HD c05 O77 Z\r\n",
+    b"HD c5 O78 Z\r\n",
+    b"HD O77 c5 Z\r\n",
+    b"HD O77\r\n",
+    b"EN\r\n",
+    b"EN O77\r\n",
+    b"NF O77\r\n",
+    b"SERVER_ERROR out of memory\r\n",
+    b"HD c5 O77 Z\r\nHD c5 O77 Z\r\n",
+    b"HD c5 O77 Z\r\nMN\r\n",
+    b"HD c5 O77 Z\r\n\r\n",
+]
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
+    """An answer cut short, prolonged, or with a few bytes changed, mostly on its lines."""
+    data = draw(whole)
+    how = draw(st.sampled_from(["not", "not", "cut", "more", "line", "anywhere", "drop"]))
+    if how == "cut":
+        return data[: draw(st.integers(0, len(data)))]
+    if how == "more":
+        return data + draw(st.binary(min_size=1, max_size=20))
+    if how in ("line", "anywhere", "drop") and data:
+        end = data.find(b"\r\n") + 2 if how == "line" else len(data)
+        at = draw(st.integers(0, max(0, end - 1)))
+        new = b"" if how == "drop" else draw(st.sampled_from([bytes([n]) for n in b"0123456789 \r\n-+_WXZOcfts\x00\xff"]))
+        return data[:at] + new + data[at + 1 :]
+    return data
+
+
+NOWS = st.sampled_from([NOW, NOW, NOW, NOW - 3600, NOW + 3600, NOW + 49, NOW + 50, NOW + 51.5, NOW - 11, 0.0, 2.0**40])
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@given(data=st.data())
+def test_a_glance_serves_only_what_a_proper_look_serves(grouped: bool, data: st.DataObject) -> None:
+    """Whatever the bytes: a value comes only where parsing and judging say FRESH, and it is the same value."""
+    recipe = RECIPES[grouped]
+    reply = data.draw(damaged(answers(recipe)))
+    now_s = data.draw(NOWS)
+    through = look(recipe, now_s)
+    before = recipe.tally.hits
+    seen = through.glance(KEY, reply, OPAQUE, 0)
+    if seen is NOT_PLAIN:
+        assert (recipe.tally.hits, through.hits) == (before, [])
+    else:
+        assert same(seen, properly(recipe, reply, now_s))
+        assert (recipe.tally.hits, len(through.hits)) == (before + 1, 1)
+        assert through.hits[0].age_s >= 0.0
+
+
+@given(noise=st.binary(max_size=300) | st.text("VA HDcft0O7WZX\r\n", max_size=200).map(str.encode))
+@example(b"VA 0")
+@example(b"VA 100 c1 f1 t1 O77\r\n")
+@example(b"VA " + b"9" * 5000 + b" c1 f1 t1 O77\r\n")
+@example(b"VA -100 c1 f1 t1 O77\r\n" + b"x" * 200)
+@example(b"VA 100 c f t O77\r\n" + b"x" * 200)
+@example(b"VA 100    O77\r\n" + b"x" * 200)
+@example(b"VA 100 c1 f1 t" + b"9" * 400 + b" O77\r\n" + b"\x01" * 200)
+def test_noise_is_never_a_value_and_never_an_error(noise: bytes) -> None:
+    """A server that sends anything at all gets no further than NOT_PLAIN."""
+    for grouped, recipe in RECIPES.items():
+        assert look(recipe).glance(KEY, noise, OPAQUE, 0) is NOT_PLAIN
+        assert plainly_mine(noise, OPAQUE, grouped) is None
+
+
+# -- and it does serve what is plainly fresh --------------------------------------------------------------------------------
+
+
+@given(
+    value=st.none() | st.integers() | st.text() | st.binary() | st.lists(st.integers() | st.text()),
+    age_s=st.floats(0, 3599),
+    ttl_s=st.floats(3600, 10**8) | st.none(),
+    skew_s=st.sampled_from([0.0, -0.9, 0.9, 4 * 3600.0, -4 * 3600.0]),
+    generation=st.integers(1, 2**64 - 1),
+    cas=st.integers(1, 2**64 - 1),
+    opaque=st.integers(1, 2**63),
+    grouped=st.booleans(),
+    compressed=st.booleans(),
+)
+def test_every_plainly_fresh_reply_is_served(
+    value: Any,
+    age_s: float,
+    ttl_s: float | None,
+    skew_s: float,
+    generation: int,
+    cas: int,
+    opaque: int,
+    grouped: bool,
+    compressed: bool,
+) -> None:
+    """What ``seal`` wrote and a server hands out in time, flags W, Z and X absent, never takes the long way."""
+    recipe = RECIPES[grouped]
+    packer = COMPRESSING if compressed else recipe.packer
+    snapshot = Snapshot((generation,) if grouped else (), NOW - age_s)
+    flags, data, _ = recipe.seal(KEY, packer.pack(value), ttl_s, snapshot, 0.25)
+    hard_s = Header._make(
+        [None] * 8  # only its hard end is of interest here
+    )._replace(hard_s=int.from_bytes(data[52:56], "big")).hard_s
+    t = hard_s - round(age_s) if hard_s else -1
+    reply = b"VA %d c%d f%d t%d O%d\r\n%b\r\n" % (len(data), cas, flags, t, opaque, data)
+    if grouped:
+        reply += b"HD c%d O%d Z\r\n" % (generation, opaque)
+    through = look(recipe, NOW + skew_s)
+    saved = recipe.tally.saved_us
+    assert same(through.glance(KEY, reply, opaque, 0), value)
+    assert recipe.tally.saved_us == saved + 250_000
+    assert (through.hits[0].function, through.hits[0].key, through.hits[0].server) == (
+        "app:report",
+        KEY.decode(),
+        "server:1",
+    )
