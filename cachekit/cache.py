@@ -12,13 +12,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from cachekit.codecs import Packer, Registry, resolve, returns_of
 from cachekit.env import Env, logger
 from cachekit.errors import ConfigurationError
 from cachekit.expiry import parse_ttl
+from cachekit.frozen import Frozen
 from cachekit.function import CachedClassMethod, CachedFunction, CachedStaticMethod, TakesClass
 from cachekit.hooks import Hooks
 from cachekit.keys import KeyMaker, check_prefix, compile_keys
@@ -39,8 +39,7 @@ T = TypeVar("T")
 _MADE_AT_FIRST_USE = ("_fleet", "_env", "_packer", "_ttl", "_max_value_bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(Frozen):
     """What a cache has done in this process: counts by function and of the direct verbs, and which servers are up.
 
     ``embedded`` holds the embedded server's own counters, where the cache has one.

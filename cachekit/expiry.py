@@ -19,13 +19,13 @@ import random as _random
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cachekit.errors import ConfigurationError
+from cachekit.frozen import Frozen
 
 if TYPE_CHECKING:
     from cronsim import CronSim
@@ -198,8 +198,7 @@ def until(when: datetime) -> Schedule:
     return _Until(when)
 
 
-@dataclass(frozen=True, slots=True)
-class _Every(Schedule):
+class _Every(Frozen, Schedule):
     period_s: float
     offset_s: float
 
@@ -208,8 +207,7 @@ class _Every(Schedule):
         return left if left > 0.0 else self.period_s  # a tiny negative dividend makes % answer the period itself
 
 
-@dataclass(frozen=True, slots=True)
-class _At(Schedule):
+class _At(Frozen, Schedule):
     times: tuple[time, ...]
     tz: tzinfo
 
@@ -240,8 +238,7 @@ class _At(Schedule):
         return float(after)
 
 
-@dataclass(frozen=True, slots=True)
-class _Cron(Schedule):
+class _Cron(Frozen, Schedule):
     expression: str
     tz: tzinfo
 
@@ -251,8 +248,7 @@ class _Cron(Schedule):
         return next((left for moment in moments if (left := moment.timestamp() - now) > 0.0), _CRON_HORIZON_S)
 
 
-@dataclass(frozen=True, slots=True)
-class _Until(Schedule):
+class _Until(Frozen, Schedule):
     when: datetime
 
     def seconds(self, now: float) -> float:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from cachekit.codecs.flags import describe
 from cachekit.env import Job
 from cachekit.errors import ConfigurationError, DecodeError, ServerError
 from cachekit.flows import refresh
+from cachekit.frozen import Frozen
 from cachekit.hooks import Invalidate
 from cachekit.keys import KeyMaker
 from cachekit.meta import Reply, md
@@ -39,13 +40,12 @@ R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[R]):
+class Call(Frozen, Generic[R]):
     """One call of a cached function, with its arguments bound but not yet made; ``function.bind(…)`` makes one."""
 
     function: CachedFunction[..., R]
     args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def key(self) -> Key:
@@ -56,8 +56,7 @@ class Call(Generic[R]):
         return self.function(*self.args, **self.kwargs)
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Frozen):
     """Where an entry is and what is the matter with it.
 
     ``state``: fresh, expired, invalidated, garbage, absent, being filled, or unreachable. Ages and ttls are in seconds,
@@ -259,8 +258,9 @@ class CachedFunction(Generic[P, R]):
     ) -> dict[int, tuple[int, ...]]:
         """Put what is stored under ``keys`` into ``found``; returns each server's generations. Takes no lease."""
 
-        def take(key: bytes, flags: int, payload: bytes, cas: int) -> None:
-            found[key] = Reply("VA", payload, key, cas, client_flags=flags)
+        def take(values: list[bulk.Found]) -> None:
+            for key, flags, payload, cas in values:
+                found[key] = Reply("VA", payload, key, cas, client_flags=flags)
 
         recipe = self._ready()
         record = recipe.generations[0] if recipe.generations else None

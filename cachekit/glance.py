@@ -48,7 +48,9 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
         try:
             size, flags = int(words[1]), int(words[3][1:])
             end = begin + size
-            if size < head_size or end > len(data) or not flags & ENVELOPED:
+            if size < head_size or end > len(data) or not flags & ENVELOPED or not words[1].isdigit():
+                return NOT_PLAIN
+            if words[2][0] != _C or words[3][0] != _F or words[4][0] != _T or not words[2][1:].isdigit():
                 return NOT_PLAIN
             version, groups, at, own, created, ttl, _, _, hard, delta, generation = unpack_head(data, begin)
             age, seen = now() * 1000.0 - created, (hard - int(words[4][1:])) * 1000.0
@@ -56,11 +58,9 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
                 if not 0.0 <= seen <= hard * 1000.0:
                     return NOT_PLAIN  # touched since it was stored: the server's age says nothing
                 age = seen + (1000.0 if age > seen else -1000.0)
-            if age < 0.0:
-                age = 0.0
-            if age >= ttl != FOREVER or own != key[-16:] or version != VERSION or groups != 1:
+            if age >= ttl != FOREVER or not ttl or own != key[-16:]:
                 return NOT_PLAIN
-            if not head_size <= at <= size or words[2][0] != _C or words[3][0] != _F or words[4][0] != _T:
+            if version != VERSION or groups != 1 or not head_size <= at <= size:
                 return NOT_PLAIN
             if grouped:
                 if data[end:] != b"\r\nHD c%d O%d Z\r\n" % (generation, opaque):
@@ -73,7 +73,7 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
         tally.hits += 1
         tally.saved_us += delta
         if on_hit.listeners:
-            on_hit.emit(Hit(recipe.name, key.decode(), env.server_names[index], age / 1000.0))
+            on_hit.emit(Hit(recipe.name, key.decode(), env.server_names[index], max(age, 0.0) / 1000.0))
         return value
 
     return glance

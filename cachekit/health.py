@@ -10,7 +10,6 @@ up again, so recovery is used within two seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 STRIKES = 2
 """Failures in a row after which a server that still accepts connections is marked down."""
@@ -19,16 +18,18 @@ PROBE_S = 1.0
 """Mean pause between probes of a server that is down, in seconds."""
 
 
-@dataclass(slots=True)
 class Health:
     """The state of one server.
 
     ``strikes`` counts failures in a row, ``down_since`` and ``probe_at`` are monotonic seconds.
     """
 
-    strikes: int = 0
-    down_since: float | None = None
-    probe_at: float = 0.0
+    __slots__ = ("down_since", "probe_at", "strikes")
+
+    def __init__(self) -> None:
+        self.strikes = 0
+        self.down_since: float | None = None
+        self.probe_at = 0.0
 
     @property
     def up(self) -> bool:

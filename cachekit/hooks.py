@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from cachekit.frozen import Frozen
 
 E = TypeVar("E")
 logger = logging.getLogger("cachekit")
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(Frozen):
     """A stored value was served. ``age_s`` is its age in seconds."""
 
     function: str
@@ -26,8 +26,7 @@ class Hit:
     age_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
+class Miss(Frozen):
     """Nothing usable was stored. ``reason``: absent, expired, invalidated, garbage."""
 
     function: str
@@ -36,8 +35,7 @@ class Miss:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Frozen):
     """A caller waited ``seconds`` for a value that another one computed."""
 
     function: str
@@ -45,8 +43,7 @@ class Wait:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Fill:
+class Fill(Frozen):
     """The function ran for ``seconds``. ``stored`` says whether the result went in, ``reason`` why not."""
 
     function: str
@@ -56,8 +53,7 @@ class Fill:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Invalidate:
+class Invalidate(Frozen):
     """An invalidation of one key, or of a function's every entry. ``acknowledged``: every server concerned said so."""
 
     function: str
@@ -65,16 +61,14 @@ class Invalidate:
     acknowledged: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(Frozen):
     """A server failed, refused or made no sense; the caller did not notice."""
 
     server: str
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
-class ServerState:
+class ServerState(Frozen):
     """A server was marked down (``up`` False) or came back (``up`` True)."""
 
     server: str

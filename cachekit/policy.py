@@ -25,7 +25,6 @@ memcached's protocol.txt, "Meta Get".
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +32,7 @@ from cachekit.codecs import Registry, resolve
 from cachekit.codecs.envelope import FOREVER, Header, open_envelope
 from cachekit.errors import ConfigurationError, DecodeError
 from cachekit.expiry import parse_ttl
+from cachekit.frozen import Frozen
 from cachekit.meta import Reply
 
 
@@ -58,8 +58,7 @@ STUBS_PER_LEASE = 3
 """A stub outlives the lease that it stands for, so that its age (stub − t) can be read off it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Frozen, kw_only=True):
     """How entries are kept; a frozen value to name and share. A field left out falls through to the next in line:
     keyword > the decorator's policy > the cache's policy > the library.
 
@@ -96,11 +95,7 @@ class Policy:
 
     def over(self, base: Policy) -> Policy:
         """This policy with the fields that it leaves open taken from ``base``."""
-        chosen = {
-            field.name: getattr(base, field.name) if getattr(self, field.name) is UNSET else getattr(self, field.name)
-            for field in fields(self)
-        }
-        return Policy(**chosen)
+        return base._replace(**{name: value for name, value in self.__dict__.items() if value is not UNSET})
 
 
 def _is_number(value: object) -> bool:

@@ -43,13 +43,13 @@ import struct
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import shake_128
 from itertools import chain, groupby
 from typing import Final, TypeAlias
 from zlib import crc32
 
 from cachekit.errors import ConfigurationError
+from cachekit.frozen import Frozen
 from cachekit.servers import Server, unique_servers
 
 SLOTS: Final = 1 << 16
@@ -104,8 +104,7 @@ class Ring:
         return f"<Ring {', '.join(server.name for server in self.servers)}>"
 
 
-@dataclass(frozen=True, slots=True)
-class _Walker:
+class _Walker(Frozen):
     """A server on its walk: at each step it visits the slot ``_scatter(step) * stride + start``, modulo SLOTS."""
 
     index: int

@@ -6,11 +6,11 @@ of them may now and then count as one; nothing but the statistics depends on it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from cachekit.frozen import Frozen
 
 
-@dataclass(frozen=True, slots=True)
-class Info:
+
+class Info(Frozen):
     """The counts of one function, or of a cache's direct verbs, in this process since it started.
 
     ``hits``: calls served from a stored value. ``misses``: calls that found none that could be used. ``stale``: hits on

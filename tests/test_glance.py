@@ -1,10 +1,8 @@
-"""One glance must never say more than a proper look: whatever bytes come, it agrees with Parser and judge, or abstains."""
+"""One glance must never say more than a proper look: it agrees with Parser and judge, or abstains."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 
 from cachekit.codecs import Packer, Registry, resolve
 from cachekit.codecs.compress import Compression
-from cachekit.codecs.envelope import FOREVER, Header, seal
+from cachekit.codecs.envelope import FOREVER, Header, open_envelope, seal
 from cachekit.codecs.flags import ENVELOPED
 from cachekit.env import Env
 from cachekit.errors import CacheError, DecodeError
@@ -29,7 +27,20 @@ OPAQUE = 77
 ABSENT = object()
 """A proper look finds no value to serve."""
 
-VALUES: list[Any] = [None, 0, 7, -1, True, "", "text", "x" * 3000, b"", b"\r\n", b"HD c5 O77 Z\r\n", (1, [2.5], {"a": None})]
+VALUES: list[Any] = [
+    None,
+    0,
+    7,
+    -1,
+    True,
+    "",
+    "text",
+    "x" * 3000,
+    b"",
+    b"\r\n",
+    b"HD c5 O77 Z\r\n",
+    (1, [2.5], {"a": None}),
+]
 
 
 def recipe_of(*, grouped: bool) -> Recipe:
@@ -110,15 +121,17 @@ def stored(recipe: Recipe, value: Any, *, created: float = NOW - 10, **changes: 
     return flags | ENVELOPED, seal(usual._replace(**changes), payload)
 
 
-# -- the property ----------------------------------------------------------------------------------------------------------
+# -- the property ------------------------------------------------------------------------------------------------------
 
-COMPRESSING = Packer(resolve(None, registry=Registry()), Compression(data=10, json=10, text=10, bytes=10))  # set below
+COMPRESSING = Packer(resolve(None, registry=Registry()), Compression(min_bytes=1, min_raw_bytes=1))
 
 
 @st.composite
 def answers(draw: st.DrawFn, recipe: Recipe) -> bytes:
     """Answers of every kind: most fields as they should be, any of them off now and then."""
-    odd = draw(st.sets(st.sampled_from(["times", "owner", "groups", "flags", "line", "second", "at", "codec"]), max_size=2))
+    odd = draw(
+        st.sets(st.sampled_from(["times", "owner", "groups", "flags", "line", "second", "at", "codec"]), max_size=2)
+    )
     value = draw(st.sampled_from(VALUES))
     changes: dict[str, Any] = {}
     if "times" in odd:
@@ -133,7 +146,9 @@ def answers(draw: st.DrawFn, recipe: Recipe) -> bytes:
         changes["packer"] = COMPRESSING
     flags, data = stored(recipe, value, **changes)
     if "flags" in odd:
-        flags = draw(st.sampled_from([0, 1, 64, flags ^ ENVELOPED, flags ^ 128, flags ^ 192, flags ^ 15, flags ^ 48, 2**33]))
+        flags = draw(
+            st.sampled_from([0, 1, 64, flags ^ ENVELOPED, flags ^ 128, flags ^ 192, flags ^ 15, flags ^ 48, 2**33])
+        )
     if "at" in odd:
         place = draw(st.integers(0, 3))
         data = data[:place] + bytes([draw(st.integers(0, 255))]) + data[place + 1 :]
@@ -183,7 +198,9 @@ def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
     if how in ("line", "anywhere", "drop") and data:
         end = data.find(b"\r\n") + 2 if how == "line" else len(data)
         at = draw(st.integers(0, max(0, end - 1)))
-        new = b"" if how == "drop" else draw(st.sampled_from([bytes([n]) for n in b"0123456789 \r\n-+_WXZOcfts\x00\xff"]))
+        new = (
+            b"" if how == "drop" else draw(st.sampled_from([bytes([n]) for n in b"0123456789 \r\n-+_WXZOcfts\x00\xff"]))
+        )
         return data[:at] + new + data[at + 1 :]
     return data
 
@@ -224,12 +241,12 @@ def test_noise_is_never_a_value_and_never_an_error(noise: bytes) -> None:
         assert plainly_mine(noise, OPAQUE, grouped) is None
 
 
-# -- and it does serve what is plainly fresh --------------------------------------------------------------------------------
+# -- and it does serve what is plainly fresh ---------------------------------------------------------------------------
 
 
 @given(
     value=st.none() | st.integers() | st.text() | st.binary() | st.lists(st.integers() | st.text()),
-    age_s=st.floats(0, 3599),
+    age_s=st.floats(0, 3597),
     ttl_s=st.floats(3600, 10**8) | st.none(),
     skew_s=st.sampled_from([0.0, -0.9, 0.9, 4 * 3600.0, -4 * 3600.0]),
     generation=st.integers(1, 2**64 - 1),
@@ -254,9 +271,7 @@ def test_every_plainly_fresh_reply_is_served(
     packer = COMPRESSING if compressed else recipe.packer
     snapshot = Snapshot((generation,) if grouped else (), NOW - age_s)
     flags, data, _ = recipe.seal(KEY, packer.pack(value), ttl_s, snapshot, 0.25)
-    hard_s = Header._make(
-        [None] * 8  # only its hard end is of interest here
-    )._replace(hard_s=int.from_bytes(data[52:56], "big")).hard_s
+    hard_s = open_envelope(data)[0].hard_s
     t = hard_s - round(age_s) if hard_s else -1
     reply = b"VA %d c%d f%d t%d O%d\r\n%b\r\n" % (len(data), cas, flags, t, opaque, data)
     if grouped:
@@ -270,3 +285,174 @@ def test_every_plainly_fresh_reply_is_served(
         KEY.decode(),
         "server:1",
     )
+
+
+# -- every single way to be off ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("value", ["kept", b"VA 0\r\n" * 20, {"n": [1, 2]}, "x" * 3000])
+def test_a_reply_cut_at_any_byte_is_not_plain(grouped: bool, value: Any) -> None:
+    """Only the whole reply is looked at: what ends early, and what goes on, goes the long way."""
+    recipe = RECIPES[grouped]
+    whole = answer(recipe, *stored(recipe, value))
+    glance = look(recipe).glance
+    assert same(glance(KEY, whole, OPAQUE, 0), value)
+    for end in range(len(whole)):
+        assert glance(KEY, whole[:end], OPAQUE, 0) is NOT_PLAIN
+    for more in (b"\r\n", b" ", b"\x00", whole, b"HD c5 O77 Z\r\n", b"END\r\n"):
+        assert glance(KEY, whole + more, OPAQUE, 0) is NOT_PLAIN
+        assert glance(KEY, more + whole, OPAQUE, 0) is NOT_PLAIN
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_any_byte_changed_is_seen_or_changes_nothing(grouped: bool) -> None:
+    """Every byte of a reply in turn, replaced by ones that mean something here."""
+    recipe = RECIPES[grouped]
+    whole = answer(recipe, *stored(recipe, "kept"))
+    through = look(recipe)
+    plain = 0
+    for at in range(len(whole)):
+        for new in b"019 \r\n-+_.WXZOcft\x00\x01\x02\x80\xff":
+            reply = whole[:at] + bytes([new]) + whole[at + 1 :]
+            seen = through.glance(KEY, reply, OPAQUE, 0)
+            if seen is not NOT_PLAIN:
+                plain += 1
+                assert same(seen, properly(recipe, reply, NOW)), reply
+    assert plain > 100
+
+
+@pytest.mark.parametrize("flag", [b"W", b"Z", b"X", b"X W", b"Z X", b"s5", b"k" + KEY])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_reply_with_a_flag_more_is_not_plain(flag: bytes, grouped: bool) -> None:
+    """W, Z and X have stories of their own, and any other flag was not asked for."""
+    recipe = RECIPES[grouped]
+    reply = answer(recipe, *stored(recipe, "kept"), more=b" " + flag)
+    assert look(recipe).glance(KEY, reply, OPAQUE, 0) is NOT_PLAIN
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fingerprint": b"B" * 16},
+        {"generations": (4,)},
+        {"generations": (6,)},
+        {"generations": (5, 5)},
+        {"created": NOW - 61, "t": 0},
+        {"created": NOW - 60, "t": 1},
+        {"created": NOW - 3600, "hard_s": 3700, "ttl_ms": 50_000},
+        {"ttl_ms": 0, "created": NOW + 0.5, "hard_s": 0},
+    ],
+)
+def test_an_entry_that_is_not_to_be_served_is_not_plain(changes: dict[str, Any]) -> None:
+    """Another key's, another generation's, too old by either clock."""
+    recipe, changes = RECIPES[True], dict(changes)
+    t = changes.pop("t", 50)
+    assert look(recipe).glance(KEY, answer(recipe, *stored(recipe, "old", **changes), t=t), OPAQUE, 0) is NOT_PLAIN
+
+
+def test_old_data_stays_old_under_any_reader_s_clock() -> None:
+    """The server's count clamps what a clock hours behind takes for young; a touched item goes the long way."""
+    recipe = RECIPES[True]
+    flags, data = stored(recipe, "old", created=NOW, hard_s=61)
+    for now_s in (NOW - 4 * 3600, NOW, NOW + 61, NOW + 4 * 3600):
+        assert look(recipe, now_s).glance(KEY, answer(recipe, flags, data, t=0), OPAQUE, 0) is NOT_PLAIN
+    late = look(recipe, NOW + 500)
+    for t in (-1, 62, 3600, 10**400):
+        assert late.glance(KEY, answer(recipe, flags, data, t=t), OPAQUE, 0) is NOT_PLAIN
+
+
+@pytest.mark.parametrize("change", [ENVELOPED, 128, 192, 1 << 31, 1 << 40])
+def test_flags_of_another_layout_are_not_plain(change: int) -> None:
+    """What looks like an entry but does not say so by its client flags is none."""
+    recipe = RECIPES[True]
+    flags, data = stored(recipe, b"kept")
+    assert look(recipe).glance(KEY, answer(recipe, flags ^ change, data), OPAQUE, 0) is NOT_PLAIN
+
+
+@pytest.mark.parametrize("at", [0, 4, 67, 74, 75, 65_535])
+def test_a_header_whose_length_can_not_be_is_not_plain(at: int) -> None:
+    """The payload begins behind the fixed fields, and within the value."""
+    recipe = RECIPES[True]
+    flags, data = stored(recipe, "kept")
+    assert len(data) == 72
+    reply = answer(recipe, flags, data[:2] + at.to_bytes(2, "big") + data[4:])
+    assert look(recipe).glance(KEY, reply, OPAQUE, 0) is NOT_PLAIN
+
+
+def test_a_longer_header_of_this_version_is_read() -> None:
+    """The header length says where the payload begins, so that later releases may add fields."""
+    recipe = RECIPES[True]
+    flags, data = stored(recipe, "kept")
+    reply = answer(recipe, flags, data[:2] + (70).to_bytes(2, "big") + data[4:68] + b"++" + data[68:])
+    assert look(recipe).glance(KEY, reply, OPAQUE, 0) == "kept"
+
+
+def test_a_payload_that_can_not_be_read_is_not_plain() -> None:
+    """A DecodeError belongs to the long way, which counts it and fills anew."""
+    recipe = RECIPES[True]
+    flags, data = stored(recipe, {"n": 1})
+    before = recipe.tally.info()
+    assert look(recipe).glance(KEY, answer(recipe, flags, data[:-1] + b"\xc1"), OPAQUE, 0) is NOT_PLAIN
+    assert recipe.tally.info() == before
+
+
+# -- plainly mine ------------------------------------------------------------------------------------------------------
+
+MINE = b"VA 0 c7 f0 t-1 O77 W\r\n\r\n"
+MINE_LINES = [
+    MINE,
+    MINE.replace(b"t-1", b"t30"),
+    MINE.replace(b"O77 W", b"O77 X W"),
+    MINE.replace(b"O77 W", b"O77 W X"),
+]
+MINE_LINES += [
+    MINE.replace(b"O77", b"O78"),
+    MINE.replace(b"W", b"Z"),
+    MINE.replace(b" W", b""),
+    MINE.replace(b"f0", b"f1"),
+]
+MINE_LINES += [MINE.replace(b"c7", b"c" + b"9" * n) for n in (19, 20, 21, 5000)]
+MINE_LINES += [MINE.replace(b"c7", b"c-7"), MINE.replace(b"c7", b"c+7"), MINE.replace(b"c7", b"s7"), b"EN O77\r\n"]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@given(data=st.data())
+def test_plainly_mine_agrees_with_the_verdict_mine(grouped: bool, data: st.DataObject) -> None:
+    """A lease is taken at a glance only where judging says MINE, under the same CAS and the same generations."""
+    recipe = RECIPES[grouped]
+    whole = st.tuples(st.sampled_from(MINE_LINES), st.sampled_from(SECONDS if grouped else [b"", b"", *SECONDS]))
+    reply = data.draw(damaged(whole.map(b"".join)))
+    seen = plainly_mine(reply, OPAQUE, grouped)
+    if seen is not None:
+        replies = parsed(recipe, reply)
+        assert replies is not None
+        generations = numbers(replies[1:])
+        assert recipe.judge(replies[0], generations, KEY, NOW).verdict is Verdict.MINE
+        assert seen == (replies[0].cas, generations)
+
+
+@given(
+    cas=st.integers(1, 2**64 - 1),
+    generation=st.integers(1, 2**64 - 1),
+    opaque=st.integers(1, 2**63),
+    t=st.integers(-1, 30),
+    flag=st.sampled_from([b"W", b"Z"]),
+)
+def test_every_plain_lease_is_taken(cas: int, generation: int, opaque: int, t: int, flag: bytes) -> None:
+    """An empty value and the W, with the generation old or just made."""
+    first = b"VA 0 c%d f0 t%d O%d W\r\n\r\n" % (cas, t, opaque)
+    assert plainly_mine(first, opaque, False) == (cas, ())
+    assert plainly_mine(first + b"HD c%d O%d %b\r\n" % (generation, opaque, flag), opaque, True) == (cas, (generation,))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_lease_cut_at_any_byte_is_not_plain(grouped: bool) -> None:
+    """Half a reply gives no lease, nor does one with anything behind it."""
+    whole = MINE + (b"HD c5 O77 Z\r\n" if grouped else b"")
+    assert plainly_mine(whole, OPAQUE, grouped) == (7, (5,) if grouped else ())
+    assert plainly_mine(whole, OPAQUE, not grouped) is None
+    for end in range(len(whole)):
+        assert plainly_mine(whole[:end], OPAQUE, grouped) is None
+    for more in (b"\r\n", b"\n", b"\x00", whole):
+        assert plainly_mine(whole + more, OPAQUE, grouped) is None

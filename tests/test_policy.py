@@ -1,4 +1,4 @@
-"""The verdict table at the head of policy.py, row by row; the age of an entry under clocks that disagree; and policies."""
+"""The verdict table at the head of policy.py, row by row; the age of an entry under skewed clocks; and policies."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def parsed(reply: bytes) -> Reply:
     return Parser().feed(reply)[0]
 
 
-# -- the table -----------------------------------------------------------------------------------------------------------
+# -- the table ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_young_entry_under_the_current_generation_is_fresh() -> None:
@@ -190,7 +190,7 @@ def test_replies_without_a_value(line: bytes, expected: Verdict, generations: tu
     assert verdict(parsed(line), generations) is expected
 
 
-# -- age -----------------------------------------------------------------------------------------------------------------
+# -- age ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("skew_s", [-1e6, -5 * HOUR, -HOUR, -1.5, -0.5, 0.0, 0.5, 1.5, HOUR, 5 * HOUR, 1e6])
@@ -247,11 +247,11 @@ def test_a_touched_entry_is_as_old_as_its_header_says(t: int) -> None:
 
 @pytest.mark.parametrize(("t", "age_s"), [(30, 0.0), (19, 11.0), (0, 30.0), (-1, 0.0), (None, 0.0)])
 def test_the_age_of_a_lease(t: int | None, age_s: float) -> None:
-    """stub − t, where the server says it; else a lease counts as new."""
+    """Stub − t, where the server says it; else a lease counts as new."""
     assert lease_age_s(Reply("VA", b"", ttl=t), 30) == age_s
 
 
-# -- policies ------------------------------------------------------------------------------------------------------------
+# -- policies ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ _POLICIES = st.builds(Policy, **_OPEN_OR)
 
 @given(_POLICIES, _POLICIES, _POLICIES)
 def test_over_is_associative(near: Policy, middle: Policy, far: Policy) -> None:
-    """keyword > decorator > cache > library, in whatever order they are laid over one another."""
+    """Keyword > decorator > cache > library, in whatever order they are laid over one another."""
     assert near.over(middle).over(far) == near.over(middle.over(far))
     for name in LIBRARY:
         said = [getattr(each, name) for each in (near, middle, far) if getattr(each, name) is not UNSET]

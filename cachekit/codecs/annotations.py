@@ -6,18 +6,18 @@ Forward references are resolved as far as they can be; what can't be resolved ye
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any, Final, ForwardRef, TypeVar
 
+from cachekit.frozen import Frozen
+
 _MAX_CLASSES: Final = 10_000
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Returns:
+class Returns(Frozen):
     """A return annotation and the names that its forward references may use.
 
     annotation: any type expression, also as text. names: what its text is looked up in.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from cachekit.frozen import Frozen
 
-@dataclass(frozen=True, slots=True)
-class Carrier:
+
+class Carrier(Frozen):
     """One class and its two functions.
 
     identity: what a stored value begins with: the name, and for a class with fields ``#`` and a digest of their

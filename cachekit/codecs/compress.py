@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
 from cachekit.codecs import flags, zstd
 from cachekit.errors import ConfigurationError, DecodeError
+from cachekit.frozen import Frozen
 
 _SIZE: Final = Struct(">I")
 
@@ -23,8 +23,7 @@ Method = tuple[Callable[[bytes], bytes], Callable[[bytes, int], bytes]]
 """(squeeze, expand); expand takes a stream and the size that it must have, and raises for anything else."""
 
 
-@dataclass(frozen=True, slots=True)
-class Compression:
+class Compression(Frozen):
     """When to compress, and how much a stored value may unpack to.
 
     min_bytes: payloads of at least that many bytes are compressed; None: never.

@@ -71,6 +71,8 @@ class Packer:
     def __init__(self, codec: Codec, compression: Compression | None = None, *, readers: Iterable[Codec] = ()) -> None:
         self.codec = codec
         self.compression = compression if compression is not None else Compression()
+        thresholds = [self.compression.threshold(each) for each in range(1, 16)]
+        self._small = min((each for each in thresholds if each is not None), default=0)  # never compressed below that
         self._plain = bool(getattr(codec, "plain", False))
         self._flags = flags.client_flags(codec.format)
         self._encode = _guarded_encode(codec)
@@ -93,6 +95,8 @@ class Packer:
         Raises UnencodableError for a value that the codec can't carry without loss.
         """
         number, payload = self._plain_form(value) if self._plain else (self._flags, self._encode(value))
+        if len(payload) < self._small:
+            return number, payload
         threshold = self.compression.threshold(number & 0x0F)
         if threshold is None or len(payload) < threshold:
             return number, payload
@@ -100,10 +104,10 @@ class Packer:
 
     def _plain_form(self, value: object) -> tuple[int, bytes]:
         kind = type(value)
+        if isinstance(value, bytes) and kind is bytes:
+            return _BYTES_FLAGS, value
         if kind is str:
             return _TEXT_FLAGS, _PLAIN[0].encode(value)
-        if kind is bytes:
-            return _BYTES_FLAGS, _PLAIN[1].encode(value)
         if isinstance(value, int) and kind is int and 0 <= value < LIMIT:
             return _INT_FLAGS, _PLAIN[2].encode(value)
         return self._flags, self._encode(value)
@@ -119,10 +123,17 @@ class Packer:
         client_flags: as stored. payload: what was stored, without the header if the enveloped bit is set.
         Raises DecodeError for unknown flags, garbage, a class that is not known here, or a stub.
         """
+        return self.decoder(client_flags)(payload)
+
+    def decoder(self, client_flags: int) -> Callable[[bytes], object]:
+        """What ``unpack`` does to payloads under ``client_flags``, for whoever has many of them.
+
+        Raises DecodeError for unknown flags.
+        """
         decode = self._decoders.get(client_flags)
         if decode is None:
             raise DecodeError(f"no way to read a value of {flags.describe(client_flags)} here")
-        return decode(payload)
+        return decode
 
 
 def _foreign(payload: bytes) -> bytes:

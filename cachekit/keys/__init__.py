@@ -24,6 +24,6 @@ BLAKE2b under different ``person=`` parameters, so they can't meet in one digest
 from __future__ import annotations
 
 from cachekit.keys.compile import KeyMaker, compile_keys, digest
-from cachekit.keys.wire import MAX_KEY_BYTES, check_prefix, wire_key
+from cachekit.keys.wire import MAX_KEY_BYTES, check_prefix, wire_key, wire_keys
 
-__all__ = ["MAX_KEY_BYTES", "KeyMaker", "check_prefix", "compile_keys", "digest", "wire_key"]
+__all__ = ["MAX_KEY_BYTES", "KeyMaker", "check_prefix", "compile_keys", "digest", "wire_key", "wire_keys"]

@@ -7,7 +7,9 @@ only, which is what every client of every language can name and every tool can p
 
 from __future__ import annotations
 
+import re
 from binascii import b2a_base64
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -33,6 +35,21 @@ def wire_key(prefix: bytes, key: str) -> bytes:
         if len(wire) <= MAX_KEY_BYTES:
             return wire
     return _check_rare(prefix, key)
+
+
+_KEYS = re.compile(r"(?:[!-~]+\n)+").fullmatch
+
+
+def wire_keys(prefix: bytes, keys: Sequence[str]) -> list[bytes]:
+    """Return ``wire_key`` of every key, in order; many good keys are checked at once. Raises ``RequestError``."""
+    if all(type(key) is str for key in keys):
+        text = "\n".join(keys) + "\n"
+        if _KEYS(text):
+            head = prefix + b":" if prefix else b""
+            wires = [head + key for key in text[:-1].encode().split(b"\n")]
+            if len(wires) == len(keys) and len(max(wires, key=len)) <= MAX_KEY_BYTES:
+                return wires
+    return [wire_key(prefix, key) for key in keys]
 
 
 def _check_rare(prefix: bytes, key: str) -> bytes:

@@ -11,8 +11,11 @@ from cachekit.ops import Replies
 from cachekit.sync.fleet import AnyConnection, Fleet
 from cachekit.sync.window import BATCH_KEYS, Ask, batches, open_window
 
-Take = Callable[[bytes, int, bytes, int], None]
-"""Called with key, client flags, payload and CAS number (0 where it was not asked for) of every value found."""
+Found = tuple[bytes, int, bytes, int]
+"""Key, client flags, payload and CAS number (0 where it was not asked for) of a stored value."""
+
+Take = Callable[[list[Found]], None]
+"""Called with what one read off a connection brought; several times for a long answer."""
 
 Failed = Callable[[int, ServerError], None]
 """Called with the index of a server that could not answer, and why."""
@@ -21,15 +24,10 @@ Failed = Callable[[int, ServerError], None]
 def by_server(keys: Iterable[bytes], fleet: Fleet) -> dict[int, list[bytes]]:
     """The keys, grouped by the index of the server that holds them."""
     table, mask = fleet.ring.table, fleet.ring.mask
-    groups: dict[int, list[bytes]] = {}
+    groups: list[list[bytes]] = [[] for _ in fleet.servers]
     for key in keys:
-        index = table[crc32(key) & mask]
-        group = groups.get(index)
-        if group is None:
-            groups[index] = [key]
-        else:
-            group.append(key)
-    return groups
+        groups[table[crc32(key) & mask]].append(key)
+    return {index: group for index, group in enumerate(groups) if group}
 
 
 def fetch(
@@ -96,24 +94,26 @@ class _Answer:
 
     def _values(self, data: bytes, connection: AnyConnection) -> int:
         """Take every whole value in ``data``; returns where the rest begins."""
-        take, wanted, find, at, length = self._take, self._wanted, data.find, 0, len(data)
-        while data.startswith(b"VALUE ", at):
-            line_end = find(b"\r\n", at)
-            if line_end < 0:
-                break
-            words = data[at:line_end].split(b" ")
-            start = line_end + 2
-            try:
-                key, flags, end = words[1], int(words[2]), start + int(words[3])
-                cas = int(words[4]) if len(words) > 4 else 0
-            except (ValueError, IndexError):
-                raise self._nonsense(data[at:], connection) from None
-            if end + 2 > length:
-                break
-            if key not in wanted or end < start or data[end : end + 2] != b"\r\n":
-                raise self._nonsense(data[at:], connection)
-            take(key, flags, data[start:end], cas)
-            at = end + 2
+        wanted, find, at, length = self._wanted, data.find, 0, len(data)
+        found: list[Found] = []
+        add, text, number = found.append, b"", 0
+        try:
+            while data.startswith(b"VALUE ", at) and (line_end := find(b"\r\n", at)) > 0:
+                words = data[at:line_end].split(b" ")
+                start = line_end + 2
+                end = start + int(words[3])
+                if end + 2 > length:
+                    break
+                key = words[1]
+                if key not in wanted or end < start or data[end : end + 2] != b"\r\n":
+                    raise ValueError(key)
+                if words[2] != text:  # nearly always those of the value before
+                    text, number = words[2], int(words[2])
+                add((key, number, data[start:end], int(words[4]) if len(words) > 4 else 0))
+                at = end + 2
+        except (ValueError, IndexError):
+            raise self._nonsense(data[at:], connection) from None
+        self._take(found)
         return at
 
     def _generation(self, line: bytes, connection: AnyConnection) -> tuple[int, ...]:
@@ -146,8 +146,8 @@ def send_all(commands: Mapping[bytes, bytes], fleet: Fleet, plain: bytes, failed
     The commands bear no opaque, so that the usual answer to a whole batch is known to the byte and is recognised by
     one comparison; replies come in the order of the commands.
     """
-    waiting = {index: batches(commands[key] for key in group) for index, group in by_server(commands, fleet).items()}
-    order = {index: iter(group) for index, group in by_server(commands, fleet).items()}
+    groups = by_server(commands, fleet)
+    waiting = {index: batches([commands[key] for key in group]) for index, group in groups.items()}
     odd: dict[bytes, str] = {}
     while waiting:
         asks: list[Ask] = []
@@ -167,12 +167,12 @@ def send_all(commands: Mapping[bytes, bytes], fleet: Fleet, plain: bytes, failed
             return Replies(replies, 0.0)
 
         for (index, _), count, outcome in zip(asks, counts, open_window(asks, fleet, read), strict=True):
-            keys = [next(order[index]) for _ in range(count)]
+            group = groups[index]
+            keys, groups[index] = group[:count], group[count:]
             if isinstance(outcome, ServerError):
                 failed(index, outcome)
-                keys += list(order[index])
                 waiting[index] = []
-                odd.update(dict.fromkeys(keys, "LOST"))
+                odd.update(dict.fromkeys(group, "LOST"))
             elif outcome is not None:
                 odd.update((key, r.code) for key, r in zip(keys, outcome.replies, strict=True) if r.code != "HD")
         waiting = {index: cut for index, cut in waiting.items() if cut}

@@ -29,7 +29,7 @@ from cachekit.errors import (
 from cachekit.expiry import Ttl, exptime, lifetime_s, parse_ttl
 from cachekit.flows import call
 from cachekit.hooks import Trouble
-from cachekit.keys import wire_key
+from cachekit.keys import wire_key, wire_keys
 from cachekit.meta import Reply
 from cachekit.policy import DEFAULTS, UNSET
 from cachekit.recipe import Recipe
@@ -101,10 +101,11 @@ class Verbs:
         wire = wire_key(self._prefix, key)
         found: list[tuple[Any, int]] = []
 
-        def take(_: bytes, flags: int, payload: bytes, cas: int) -> None:
-            value = self._unpack(flags, payload, wire)
-            if value is not MISS:
-                found.append((value, cas))
+        def take(values: list[bulk.Found]) -> None:
+            for _, flags, payload, cas in values:
+                value = self._unpack(flags, payload, wire)
+                if value is not MISS:
+                    found.append((value, cas))
 
         index = self._fleet.ring.index(wire)
         errors: list[CacheError] = []
@@ -124,22 +125,27 @@ class Verbs:
         """The values of those ``keys`` that have one. Every server is asked at once; a server in trouble costs its
         own keys only.
         """
-        prefix = self._prefix
-        names = {wire_key(prefix, key): key for key in keys}
+        asked = list(keys)
+        names = dict(zip(wire_keys(self._prefix, asked), asked, strict=True))
         found: dict[str, Any] = {}
-        unpack = self._packer.unpack
+        unpack: Callable[..., Any] = self._unpack
         troubles: list[tuple[int, CacheError]] = []
 
-        def take(wire: bytes, flags: int, payload: bytes, _: int) -> None:
-            try:
-                if flags and not flags & ENVELOPED:
-                    found[names[wire]] = unpack(flags, payload)
+        def take(values: list[bulk.Found]) -> None:
+            usual, decode = -1, unpack
+            for wire, flags, payload, _ in values:
+                try:
+                    if flags == usual:  # one decoder serves a run of values of one kind
+                        found[names[wire]] = decode(payload)
+                        continue
+                    value = unpack(flags, payload, wire)
+                    if flags and not flags & ENVELOPED:
+                        usual, decode = flags, self._packer.decoder(flags)
+                except DecodeError as error:
+                    troubles.append((self._fleet.ring.index(wire), error))
                 else:
-                    value = self._unpack(flags, payload, wire)
                     if value is not MISS:
                         found[names[wire]] = value
-            except DecodeError as error:
-                troubles.append((self._fleet.ring.index(wire), error))
 
         bulk.fetch(names, self._fleet, take, lambda index, error: troubles.append((index, error)))
         for index, error in troubles:
@@ -212,13 +218,12 @@ class Verbs:
         commands: dict[bytes, bytes] = {}
         names: dict[bytes, str] = {}
         lost: list[str] = []
-        pack, prefix = self._packer.pack, self._prefix
-        for key, value in values.items():
-            wire = wire_key(prefix, key)
+        pack, limit = self._packer.pack, self._max_value_bytes
+        for wire, (key, value) in zip(wire_keys(self._prefix, list(values)), values.items(), strict=True):
             try:
                 end = self._until(parsed, value) if until is None else until
                 flags, payload = pack(value) if end != AT_ONCE else (FOREIGN, b"")
-                if len(payload) > self._max_value_bytes:
+                if len(payload) > limit:
                     raise _too_large(wire, payload)
             except CacheError as error:
                 lost.append(key)
@@ -232,7 +237,8 @@ class Verbs:
         """Remove ``keys``; returns those that no server acknowledged, so an empty list is success. Asks all servers
         at once.
         """
-        names = {wire_key(self._prefix, key): key for key in keys}
+        given = list(keys)
+        names = dict(zip(wire_keys(self._prefix, given), given, strict=True))
         odd = self._send_all({wire: b"md %b\r\n" % wire for wire in names})
         return [names[wire] for wire, code in odd.items() if code != "NF"]
 

@@ -190,7 +190,8 @@ class Connection:
         try:
             while missing > 0:
                 self._leave(self._asked_at + self.deadline_s - _monotonic())
-                part = self._recv(min(missing, _WHOLE), _MSG_WAITALL) if self._kernel_timers else self._recv(CHUNK)
+                at_most = min(missing, _WHOLE if self._kernel_timers else CHUNK)
+                part = self._recv(at_most, _MSG_WAITALL) if self._kernel_timers else self._recv(at_most)
                 if not part:
                     raise ConnectionResetError("closed in the middle of a reply")
                 parts.append(part)

@@ -7,7 +7,7 @@ wrote some megabytes before it read would wait for the server as the server wait
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from cachekit.errors import ServerError, Unreachable
@@ -100,8 +100,10 @@ def gather(exchanges: Sequence[Exchange], fleet: Fleet) -> list[Replies | Server
     return open_window([(op.server, op.request) for op in exchanges], fleet, read)
 
 
-def batches(commands: Iterable[bytes]) -> list[list[bytes]]:
+def batches(commands: Sequence[bytes]) -> list[list[bytes]]:
     """Cut commands into runs that one server can take before its answers are read."""
+    if len(commands) <= BATCH_KEYS and sum(map(len, commands)) <= BATCH_BYTES:
+        return [list(commands)]
     cut: list[list[bytes]] = []
     size = 0
     for command in commands:

@@ -51,7 +51,7 @@ def step(x: float, y: float, number: str, what: str, file: str, lines: list[str]
     text(x + 48, y + 29, what, size=15, font_weight="bold")
     text(x + 288, y + 29, file, size=13, colour=GREY, mono=True, text_anchor="end")
     for at, line in enumerate(lines):
-        text(x + 16, y + 58 + 21 * at, line, size=13, mono=line.startswith("▸") or "→" in line and at == 0)
+        text(x + 16, y + 58 + 21 * at, line, size=13)
 
 
 def code() -> None:
@@ -63,7 +63,14 @@ def code() -> None:
 def going() -> None:
     """The left side: the request on its way down."""
     arrow((170, 70), (170, 106), colour=HIT)
-    step(20, 110, "1", "call", "function.py", ["CachedFunction.__call__: the object that", "stands where the function stood"])
+    step(
+        20,
+        110,
+        "1",
+        "call",
+        "function.py",
+        ["CachedFunction.__call__: the object that", "stands where the function stood"],
+    )
     arrow((170, 202), (170, 236), colour=HIT)
     step(20, 240, "2", "key", "keys/", ["arguments → canonical typed bytes", "→ shop:reports.report:C4oFSrLQ…"])
     arrow((170, 332), (170, 366), colour=HIT)
@@ -77,22 +84,36 @@ def coming() -> None:
     arrow((510, 500), (510, 466), colour=HIT)
     arrow((510, 370), (510, 336), colour=HIT)
     arrow((510, 240), (510, 74), colour=HIT)
-    step(360, 500, "5", "answer", "sync/connection.py", ["one read: VA 83 c3 f51777 t301 O7 …", "and HD c2 O7; O7 shows it is ours"])
-    step(360, 370, "6", "decide", "sync/reader.py", ["young? under this key? generation as now?", "(in full: policy.py, codecs/envelope.py)"])
+    step(
+        360,
+        500,
+        "5",
+        "answer",
+        "sync/connection.py",
+        ["one read: VA 83 c3 f51777 t301 O7 …", "and HD c2 O7 Z; O7: it is our answer"],
+    )
+    step(
+        360,
+        370,
+        "6",
+        "decide",
+        "sync/reader.py",
+        ["young, of this key, generation as now?", "(in full: policy.py, codecs/envelope.py)"],
+    )
     step(360, 240, "7", "value", "codecs/", ["client flags say which format;", "payload → value, with its own types"])
     text(526, 160, "a hit: one round trip,", size=13, colour=HIT)
     text(526, 180, "no lock, no thread, no flow", size=13, colour=HIT)
 
 
 def servers() -> None:
-    arrow((170, 592), (170, 640), (310, 640), (310, 672), colour=HIT)
-    arrow((350, 676), (350, 640), (510, 640), (510, 596), colour=HIT)
-    for at, (name, holds) in enumerate((("10.0.0.1", ""), ("10.0.0.2", "holds the key"), ("10.0.0.3", ""))):
+    arrow((170, 592), (170, 644), (490, 644), (490, 676), colour=HIT)
+    arrow((560, 680), (560, 596), colour=HIT)
+    for at, (name, holds) in enumerate((("10.0.0.1", ""), ("10.0.0.2", ""), ("10.0.0.3", "holds the key"))):
         x = 20 + 220 * at
         box(x, 680, 200, 76, HIT if holds else GREY, fill="#e8f3f2" if holds else "#f3f3f3")
         text(x + 100, 711, "memcached", size=15, text_anchor="middle", font_weight="bold")
         text(x + 100, 734, f"{name} {holds}", size=13, colour=GREY, text_anchor="middle")
-    text(36, 632, "blocking sockets, 250 ms deadline", size=13, colour=GREY)
+    text(188, 632, "the thread's own connection, 250 ms in all", size=13, colour=GREY)
 
 
 def cold() -> None:
@@ -114,14 +135,14 @@ def cold() -> None:
         text(736, y, verdict, size=13, colour=COLD, font_weight="bold")
         text(736, y + 21, first, size=13)
         text(736, y + 41, second, size=13)
-    text(736, 540, "The function returned: he gets", size=13)
-    text(736, 560, "the result, stored or not.", size=13)
-    text(736, 580, "It raised: the lease is given back.", size=13)
+    text(736, 536, "The caller gets the result, stored", size=13)
+    text(736, 556, "or not. If the function raised, the", size=13)
+    text(736, 576, "lease is given back.", size=13)
     arrow((850, 110), (850, 43), (664, 43), colour=COLD, dash="7 5")
     arrow((850, 592), (850, 718), (664, 718), colour=COLD, dash="7 5")
     text(862, 640, "ms <key> …", size=13, colour=COLD, mono=True)
     text(862, 660, "C<cas> F… T301", size=13, colour=COLD, mono=True)
-    text(700, 740, "from the cold side: store, or give back", size=12, colour=COLD)
+    text(700, 742, "store under the lease, or give it back", size=13, colour=COLD)
 
 
 def main() -> None:

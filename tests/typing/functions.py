@@ -4,6 +4,7 @@ Checked by mypy --strict and pyright (``make types``), never run. A ``type: igno
 error: both checkers complain about one that is not needed.
 """
 
+# ruff: noqa: D103
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Checked by mypy --strict and pyright (``make types``), never run; see ``functions.py``.
 """
 
+# ruff: noqa: D102, D103
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
 from __future__ import annotations

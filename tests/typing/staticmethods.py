@@ -5,6 +5,7 @@ Checked by pyright only. mypy takes the first parameter of anything with a ``__g
 Under mypy, call it through the class; ``methods.py`` holds that.
 """
 
+# ruff: noqa: D102
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 # mypy: ignore-errors
 
