@@ -24,6 +24,7 @@ class Flight:
     value: Any = None
     payload: tuple[int, bytes] | None = None
     error: BaseException | None = None
+    generations: tuple[int, ...] | None = None
 
     def join(self) -> Flight:
         """Count a waiter, and shut the gate for him; under the lock of the ``Flights``."""
@@ -54,13 +55,18 @@ class Flights:
         self._lock = threading.Lock()
         self._flights: dict[tuple[bytes, int | None], Flight] = {}
 
-    def board(self, key: bytes, cas: int | None) -> tuple[Flight, bool]:
-        """The flight of this key and lease, and whether the caller is its pilot: the one who runs the function."""
+    def board(
+        self, key: bytes, cas: int | None, generations: tuple[int, ...] | None = None
+    ) -> tuple[Flight, bool]:
+        """The flight of this key and lease, and whether the caller is its pilot: the one who runs the function.
+        ``generations``: those that the run begins under.
+        """
         with self._lock:
             flight = self._flights.get((key, cas))
             if flight is not None:
                 return flight.join(), False
             flight = self._flights[key, cas] = Flight()
+            flight.generations = generations
             return flight, True
 
     def find(self, key: bytes, cas: int | None) -> Flight | None:

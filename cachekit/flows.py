@@ -176,7 +176,8 @@ class _Patience:
         if waited >= self.limit:
             return ((yield from run_unprotected(job, env)),)
         flight = env.flights.find(job.key, reply.cas)
-        if flight is not None:
+        # invalidate_all leaves the stub as it is; a run under the generations before it is not for this caller.
+        if flight is not None and flight.generations in (None, generations):
             return (yield from self._join(flight, self.limit - waited))
         if (
             lease_age_s(reply, job.recipe.stub_s) >= job.recipe.lease_s
@@ -230,7 +231,7 @@ def fill(job: Job, env: Env, lease: Lease) -> Flow[Any]:
     """Run the function under ``lease``, store what it returns, and hand it to the waiters of this process."""
     flights = env.flights
     # Another thread may pilot a flight under the same CAS (a refresh beside a fill): its waiters are then his to serve.
-    pilot = flights.board(job.key, lease.cas)[1]
+    pilot = flights.board(job.key, lease.cas, lease.generations)[1]
     began = env.monotonic()
     try:
         value = yield Compute(job.compute, Filling(flights, job.key, began + job.recipe.lease_s))

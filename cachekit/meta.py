@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
 from typing import Final
 
 from .errors import ProtocolError, RequestError
@@ -176,7 +175,6 @@ def _bad_flags(flags: object) -> RequestError:
 # -------------------------------------------------------------------------------------------------------------- replies
 
 
-@dataclass(slots=True)
 class Reply:
     """One reply of the server. What the reply did not say is None or False.
 
@@ -187,23 +185,52 @@ class Reply:
     of STAT what stands behind the name.
     """
 
-    code: str
-    value: bytes | None = None
-    key: bytes | None = None
-    cas: int | None = None
-    ttl: int | None = None
-    client_flags: int | None = None
-    opaque: bytes | None = None
-    won: bool = False
-    claimed: bool = False
-    stale: bool = False
-    error: str | None = None
-    size: int | None = None
-    fetched: bool | None = None
-    idle_s: int | None = None
+    __slots__ = (
+        "code", "value", "key", "cas", "ttl", "client_flags", "opaque",
+        "won", "claimed", "stale", "error", "size", "fetched", "idle_s",
+    )  # fmt: skip  # noqa: RUF023 - in the order of the arguments
+
+    def __init__(  # noqa: PLR0913 - a reply may bear as many flags
+        self,
+        code: str,
+        value: bytes | None = None,
+        key: bytes | None = None,
+        cas: int | None = None,
+        ttl: int | None = None,
+        client_flags: int | None = None,
+        opaque: bytes | None = None,
+        won: bool = False,
+        claimed: bool = False,
+        stale: bool = False,
+        error: str | None = None,
+        size: int | None = None,
+        fetched: bool | None = None,
+        idle_s: int | None = None,
+    ) -> None:
+        self.code = code
+        self.value = value
+        self.key = key
+        self.cas = cas
+        self.ttl = ttl
+        self.client_flags = client_flags
+        self.opaque = opaque
+        self.won = won
+        self.claimed = claimed
+        self.stale = stale
+        self.error = error
+        self.size = size
+        self.fetched = fetched
+        self.idle_s = idle_s
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Reply):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]  # the parser changes it
 
     def __repr__(self) -> str:
-        said = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+        said = {name: getattr(self, name) for name in self.__slots__[1:]}
         shown = [f"{name}={value!r:.80}" for name, value in said.items() if value is not None and value is not False]
         return f"Reply({', '.join([self.code, *shown])})"
 

@@ -8,7 +8,6 @@ keeps it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cachekit import meta
@@ -35,7 +34,6 @@ class Snapshot(NamedTuple):
     created_s: float
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
 class Recipe:
     """One function's (or one direct key's) way of keeping entries.
 
@@ -47,23 +45,37 @@ class Recipe:
         max_value_bytes: longest value, envelope included, that the servers take.
     """
 
-    name: str
-    packer: Packer
-    ttl: Ttl
-    jitter: float = 0.0
-    lease_s: float = 10.0
-    generations: tuple[bytes, ...] = ()
-    enveloped: bool = True
-    max_value_bytes: int = 1 << 20
-    tally: Tally = field(default_factory=Tally)
-    warned: set[str] = field(default_factory=set)
-    stub_s: int = field(init=False)
-    read_template: bytes = field(init=False)
+    __slots__ = (
+        "enveloped", "generations", "jitter", "lease_s", "max_value_bytes", "name",
+        "packer", "read_template", "stub_s", "tally", "ttl", "warned",
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        self.stub_s = math.ceil(self.lease_s) * STUBS_PER_LEASE
+    def __init__(
+        self,
+        *,
+        name: str,
+        packer: Packer,
+        ttl: Ttl,
+        jitter: float = 0.0,
+        lease_s: float = 10.0,
+        generations: tuple[bytes, ...] = (),
+        enveloped: bool = True,
+        max_value_bytes: int = 1 << 20,
+        tally: Tally | None = None,
+    ) -> None:
+        self.name = name
+        self.packer = packer
+        self.ttl = ttl
+        self.jitter = jitter
+        self.lease_s = lease_s
+        self.generations = generations
+        self.enveloped = enveloped
+        self.max_value_bytes = max_value_bytes
+        self.tally = tally if tally is not None else Tally()
+        self.warned: set[str] = set()
+        self.stub_s = math.ceil(lease_s) * STUBS_PER_LEASE
         asked = [b"mg %%b c f t v N%d O%%d\r\n" % self.stub_s]
-        asked += [b"mg %b c N0 O%%d\r\n" % key.replace(b"%", b"%%") for key in self.generations]
+        asked += [b"mg %b c N0 O%%d\r\n" % key.replace(b"%", b"%%") for key in generations]
         self.read_template = b"".join(asked)
 
     def read(self, key: bytes, opaque: int) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from cachekit.frozen import Frozen
 
 
-
 class Info(Frozen):
     """The counts of one function, or of a cache's direct verbs, in this process since it started.
 

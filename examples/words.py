@@ -6,7 +6,8 @@
     python examples/words.py --limit 5000           # quick
     python examples/words.py --servers memcached://10.0.0.1,10.0.0.2,10.0.0.3
 
-The words are Debian's /usr/share/dict/words (apt-get install wamerican), about 104 000 of them.
+The words are Debian's /usr/share/dict/words (apt-get install wamerican), about 104 000 of them;
+all of them take a minute or so, most of it the first run of the analysis.
 """
 
 from __future__ import annotations

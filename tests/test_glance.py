@@ -233,6 +233,7 @@ def test_a_glance_serves_only_what_a_proper_look_serves(grouped: bool, data: st.
 @example(b"VA -100 c1 f1 t1 O77\r\n" + b"x" * 200)
 @example(b"VA 100 c f t O77\r\n" + b"x" * 200)
 @example(b"VA 100    O77\r\n" + b"x" * 200)
+@example(b"VA 100  f51779 t1 O77\r\n" + b"x" * 200)
 @example(b"VA 100 c1 f1 t" + b"9" * 400 + b" O77\r\n" + b"\x01" * 200)
 def test_noise_is_never_a_value_and_never_an_error(noise: bytes) -> None:
     """A server that sends anything at all gets no further than NOT_PLAIN."""
@@ -362,6 +363,34 @@ def test_old_data_stays_old_under_any_reader_s_clock() -> None:
         assert late.glance(KEY, answer(recipe, flags, data, t=t), OPAQUE, 0) is NOT_PLAIN
 
 
+def test_the_clamp_is_a_second_wide() -> None:
+    """Ten seconds old by the server: the header's 11.5 count as 11, its 8.5 as 9."""
+    recipe = RECIPES[True]
+    older = answer(recipe, *stored(recipe, "kept", created=NOW - 11.5, ttl_ms=11_200, hard_s=60), t=50)
+    younger = answer(recipe, *stored(recipe, "old", created=NOW - 8.5, ttl_ms=8_800, hard_s=60), t=50)
+    assert look(recipe).glance(KEY, older, OPAQUE, 0) == properly(recipe, older, NOW) == "kept"
+    assert look(recipe).glance(KEY, younger, OPAQUE, 0) is NOT_PLAIN
+    assert properly(recipe, younger, NOW) is ABSENT
+
+
+@pytest.mark.parametrize("size", [b"+72", b"7_2", b"-72", b"72 ", b" 72", b"7.2", b"0x48"])
+def test_a_length_is_digits(size: bytes) -> None:
+    """What Python would take for a number, the protocol does not."""
+    recipe = RECIPES[True]
+    whole = answer(recipe, *stored(recipe, "kept"))
+    assert whole.startswith(b"VA 72 ")
+    assert look(recipe).glance(KEY, whole.replace(b"VA 72", b"VA " + size, 1), OPAQUE, 0) is NOT_PLAIN
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_value_too_short_for_a_header_is_not_plain(grouped: bool) -> None:
+    """Every length below that of a header, with the flags of an entry."""
+    recipe = RECIPES[grouped]
+    flags, data = stored(recipe, "kept")
+    for size in range(68):
+        assert look(recipe).glance(KEY, answer(recipe, flags, data[:size]), OPAQUE, 0) is NOT_PLAIN
+
+
 @pytest.mark.parametrize("change", [ENVELOPED, 128, 192, 1 << 31, 1 << 40])
 def test_flags_of_another_layout_are_not_plain(change: int) -> None:
     """What looks like an entry but does not say so by its client flags is none."""
@@ -454,5 +483,6 @@ def test_a_lease_cut_at_any_byte_is_not_plain(grouped: bool) -> None:
     assert plainly_mine(whole, OPAQUE, not grouped) is None
     for end in range(len(whole)):
         assert plainly_mine(whole[:end], OPAQUE, grouped) is None
+    assert plainly_mine(whole, 78, grouped) is None
     for more in (b"\r\n", b"\n", b"\x00", whole):
         assert plainly_mine(whole + more, OPAQUE, grouped) is None

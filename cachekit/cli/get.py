@@ -81,15 +81,9 @@ def _cut(text: str) -> str:
 
 def look(fleet: Fleet, key: bytes) -> Stored | None:
     """What is stored under a wire key, None: nothing. Raises ``ServerError``."""
-    found: list[tuple[int, bytes]] = []
+    found: list[bulk.Found] = []
     errors: list[ServerError] = []
-    bulk.fetch(
-        [key],
-        fleet,
-        lambda _, flags, data, cas: found.append((flags, data)),
-        lambda _, error: errors.append(error),
-        b"gets",
-    )
+    bulk.fetch([key], fleet, found.extend, lambda _, error: errors.append(error), b"gets")
     if errors:
         raise errors[0]
     if not found:
@@ -97,7 +91,8 @@ def look(fleet: Fleet, key: bytes) -> Stored | None:
     connection = fleet.take(fleet.ring.index(key))
     debug = connection.exchange(meta.me(key), 1)[0]  # it echoes the key and takes no opaque
     connection.close()
-    return Stored(*found[0], _expiry(debug.value or b""))
+    _, flags, data, _ = found[0]
+    return Stored(flags, data, _expiry(debug.value or b""))
 
 
 def _expiry(debug: bytes) -> int | None:

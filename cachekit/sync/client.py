@@ -36,6 +36,7 @@ from cachekit.recipe import Recipe
 from cachekit.sync import bulk
 from cachekit.sync.connection import is_size
 from cachekit.sync.drive import run
+from cachekit.sync.connection import Request
 from cachekit.sync.fleet import AnyConnection, Fleet
 from cachekit.tally import Tally
 from cachekit.types import MISS
@@ -44,6 +45,9 @@ T = TypeVar("T")
 
 AT_ONCE = -1
 """The exptime of what is over already: Memcached keeps to the conditions of the command, and then keeps nothing."""
+
+_BESIDE = 16_384
+"""Bytes from which on a value is sent beside its command line and not copied behind it."""
 
 _REPLACING = (b"", b" MR")
 
@@ -307,7 +311,8 @@ class Verbs:
         except CacheError as error:
             return self._unstorable(wire, error, how in _REPLACING)
         opaque = next(self._env.opaques)
-        request = b"ms %b %d F%d T%d%b O%d\r\n%b\r\n" % (wire, len(payload), flags, until, how, opaque, payload)
+        line = b"ms %b %d F%d T%d%b O%d\r\n" % (wire, len(payload), flags, until, how, opaque)
+        request = (line, payload, b"\r\n") if len(payload) > _BESIDE else line + payload + b"\r\n"
         reply = self._command(wire, request, opaque)
         return reply is not None and reply.code == "HD"
 
@@ -317,7 +322,7 @@ class Verbs:
         reply = self._command(wire, meta.md(wire, b"O%d" % opaque), opaque)
         return reply is not None and reply.code == "HD"
 
-    def _command(self, wire: bytes, request: bytes, opaque: int) -> Reply | None:
+    def _command(self, wire: bytes, request: Request, opaque: int) -> Reply | None:
         """The reply to one command about ``wire``; None on trouble."""
         fleet = self._fleet
         index = fleet.ring.table[crc32(wire) & fleet.ring.mask]
@@ -391,9 +396,11 @@ def _one_value(connection: AnyConnection, data: bytes, wire: bytes) -> tuple[int
             start = line_end + 2
             end = start + int(words[3])
             if len(data) < end + 7:
-                data = connection.finish(data, end + 7)
-            if data[end:] == b"\r\nEND\r\n":
-                return int(words[2]), data[start:end]
+                payload, behind = connection.finish_value(data, start, end, 7)
+            else:
+                payload, behind = data[start:end], data[end:]
+            if behind == b"\r\nEND\r\n":
+                return int(words[2]), payload
     elif len(data) < 300:
         found = _one_value(connection, connection.receive_more(data), wire)
         connection.rearm()

@@ -42,6 +42,10 @@ _PLAIN_HD = Reply("HD")
 _MSG_WAITALL = getattr(socket, "MSG_WAITALL", 0)
 
 
+Request = bytes | tuple[bytes, ...]
+"""What is sent; a tuple where a large value stands beside its command line, so that it need not be copied."""
+
+
 class _Opener(PymemcacheClient):  # type: ignore[misc]
     """The few private names of pymemcache that we lean on (held by a contract test): ``_connect``, ``sock``."""
 
@@ -152,13 +156,13 @@ class Connection:
 
     # -- the hit path: one request, one read -------------------------------------------------------------------------
 
-    def ask(self, request: bytes) -> bytes:
+    def ask(self, request: Request) -> bytes:
         """Send ``request`` and return the first bytes of the answer: all of it, nearly always. ``finish`` reads the
         rest.
         """
         self._asked_at = _monotonic()
         try:
-            if len(request) > _LARGE_REQUEST:
+            if isinstance(request, tuple) or len(request) > _LARGE_REQUEST:
                 self._send_large(request)
             else:
                 self._send(request)
@@ -185,18 +189,9 @@ class Connection:
         """``data`` and what is still missing of ``size`` bytes in all; ``and_more``: and whatever comes right
         behind.
         """
-        parts = [data]
-        missing = size - len(data)
         try:
-            while missing > 0:
-                self._leave(self._asked_at + self.deadline_s - _monotonic())
-                at_most = min(missing, _WHOLE if self._kernel_timers else CHUNK)
-                part = self._recv(at_most, _MSG_WAITALL) if self._kernel_timers else self._recv(at_most)
-                if not part:
-                    raise ConnectionResetError("closed in the middle of a reply")
-                parts.append(part)
-                missing -= len(part)
-            if and_more and not missing:
+            parts = [data, *self._exactly(size - len(data))]
+            if and_more and len(data) < size:
                 parts.append(self._receive(self._asked_at + self.deadline_s))
             self.rearm()
         except BaseException as error:
@@ -204,9 +199,38 @@ class Connection:
             raise
         return b"".join(parts)
 
+    def finish_value(self, data: bytes, start: int, end: int, tail: int) -> tuple[bytes, bytes]:
+        """The value from ``start`` to ``end`` of an answer that ``data`` begins, and the ``tail`` bytes behind it: the
+        value of a large answer is copied once and not twice.
+        """
+        if len(data) > end:
+            data = self.finish(data, end + tail)
+            return data[start:end], data[end:]
+        try:
+            rest = self._exactly(end - len(data))
+            behind = b"".join(self._exactly(tail))
+            self.rearm()
+        except BaseException as error:
+            self._abandon(error)
+            raise
+        return b"".join((memoryview(data)[start:], *rest)), behind
+
+    def _exactly(self, missing: int) -> list[bytes]:
+        """The next ``missing`` bytes, in pieces."""
+        parts = []
+        while missing > 0:
+            self._leave(self._asked_at + self.deadline_s - _monotonic())
+            at_most = min(missing, _WHOLE if self._kernel_timers else CHUNK)
+            part = self._recv(at_most, _MSG_WAITALL) if self._kernel_timers else self._recv(at_most)
+            if not part:
+                raise ConnectionResetError("closed in the middle of a reply")
+            parts.append(part)
+            missing -= len(part)
+        return parts
+
     # -- everything else ---------------------------------------------------------------------------------------------
 
-    def exchange(self, request: bytes, count: int, opaque: int | None = None) -> list[Reply]:
+    def exchange(self, request: Request, count: int, opaque: int | None = None) -> list[Reply]:
         """Send ``request`` and return its ``count`` replies, each of which must echo ``opaque`` where that is given."""
         data = self.ask(request)
         if count == 1 and data == b"HD O%d\r\n" % (opaque or 0):
@@ -324,11 +348,17 @@ class Connection:
             elif expected is not None and reply.opaque != expected:
                 raise ProtocolError(f"{self.server.name} answered another request", server=self.server.name)
 
-    def _send_large(self, request: bytes) -> None:
+    def _send_large(self, request: Request) -> None:
         """Like ``sendall``, whose every inner send would start the kernel's timer again."""
         sock = self.sock
         assert sock is not None
-        sent = sock.send(request)
+        if isinstance(request, tuple):
+            sent = sock.sendmsg(request) if self._kernel_timers else 0
+            if sent == sum(map(len, request)):
+                return
+            request = b"".join(request)
+        else:
+            sent = sock.send(request)
         if sent == len(request):
             return
         view = memoryview(request)[sent:]

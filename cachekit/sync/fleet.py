@@ -23,7 +23,7 @@ from cachekit.meta import Reply
 from cachekit.ops import Exchange, LeaseVoid, Replies
 from cachekit.ring import Ring
 from cachekit.servers import Server, Target
-from cachekit.sync.connection import Connection
+from cachekit.sync.connection import Connection, Request
 from cachekit.sync.loopback import Loopback
 
 logger = logging.getLogger("cachekit")
@@ -130,7 +130,7 @@ class Fleet:
         return Replies(replies[op.skip :] if op.skip else replies, sent_at)
 
     def converse(
-        self, index: int, request: bytes, expected: int, opaque: int, held_since: float | None = None
+        self, index: int, request: Request, expected: int, opaque: int, held_since: float | None = None
     ) -> tuple[list[Reply], float]:
         """Send ``request`` to a server; its ``expected`` replies, each under ``opaque``, and the monotonic seconds just
         before it was sent, with the connection open. Raises ``ServerError``.

@@ -23,9 +23,9 @@ class Loopback:
         self._parser = Parser()
         self._waiting = b""
 
-    def exchange(self, request: bytes, count: int, opaque: int | None = None) -> list[Reply]:
+    def exchange(self, request: bytes | tuple[bytes, ...], count: int, opaque: int | None = None) -> list[Reply]:
         """Send ``request`` and return its replies."""
-        return self._parser.feed(self.ask(request))
+        return self._parser.feed(self.ask(b"".join(request) if isinstance(request, tuple) else request))
 
     def replies(self, data: bytes, count: int, opaque: int | None = None, until: float = 0.0) -> list[Reply]:
         """Parse an answer."""
@@ -38,6 +38,10 @@ class Loopback:
     def finish(self, data: bytes, size: int, *, and_more: bool = False) -> bytes:
         """An answer is always whole."""
         return data
+
+    def finish_value(self, data: bytes, start: int, end: int, tail: int) -> tuple[bytes, bytes]:
+        """An answer is always whole."""
+        return data[start:end], data[end:]
 
     def send(self, request: bytes) -> None:
         """Keep the answer until ``receive`` asks for it."""

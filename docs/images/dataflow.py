@@ -97,7 +97,7 @@ def coming() -> None:
         370,
         "6",
         "decide",
-        "sync/reader.py",
+        "glance.py",
         ["young, of this key, generation as now?", "(in full: policy.py, codecs/envelope.py)"],
     )
     step(360, 240, "7", "value", "codecs/", ["client flags say which format;", "payload → value, with its own types"])

@@ -1,0 +1,200 @@
+"""Fills under way in this process, boarded and waited for by threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cachekit.flights import Flight, Flights
+
+KEY, OTHER = b"app:report:AAAA", b"app:report:BBBB"
+LONG_S = 30.0
+"""Longer than any test: a wait that is not woken fails by its result, not by its time."""
+
+
+class Crew:
+    """Threads whose results and errors are kept."""
+
+    def __init__(self, size: int, work: Callable[[int], Any]) -> None:
+        self.results: list[Any] = [None] * size
+        self.errors: list[BaseException] = []
+        self._work = work
+        self._threads = [threading.Thread(target=self._run, args=(at,), daemon=True) for at in range(size)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, at: int) -> None:
+        try:
+            self.results[at] = self._work(at)
+        except BaseException as error:
+            self.errors.append(error)
+
+    def join(self) -> list[Any]:
+        """All results, once every thread has ended."""
+        for thread in self._threads:
+            thread.join(LONG_S)
+        assert not any(thread.is_alive() for thread in self._threads)
+        assert self.errors == []
+        return self.results
+
+
+def test_the_first_on_board_is_the_pilot() -> None:
+    """One runs the function, the others find his flight."""
+    flights = Flights()
+    flight, pilot = flights.board(KEY, 7)
+    assert pilot
+    assert flights.board(KEY, 7) == (flight, False)
+    assert flights.find(KEY, 7) is flight
+    assert len(flights) == 1
+
+
+def test_a_flight_is_known_by_key_and_cas() -> None:
+    """Who arrives after an invalidation holds another CAS number, and must not join a run that began before it."""
+    flights = Flights()
+    boarded = [flights.board(key, cas) for key in (KEY, OTHER) for cas in (7, 8, None)]
+    assert all(pilot for _, pilot in boarded)
+    assert len({id(flight) for flight, _ in boarded}) == len(flights) == 6
+    assert flights.find(KEY, 9) is None
+    assert flights.find(b"app:report:CCCC", 7) is None
+
+
+def test_waiters_are_counted_and_the_pilot_is_none() -> None:
+    """A run without waiters need not be packed for them."""
+    flights = Flights()
+    flight, _ = flights.board(KEY, 7)
+    assert flight.waiters == 0
+    flights.board(KEY, 7)
+    flights.find(KEY, 7)
+    assert flight.waiters == 2
+    assert flights.find(KEY, 8) is None
+    assert flight.waiters == 2
+
+
+def test_landing_wakes_every_waiter_with_the_result() -> None:
+    """Twenty threads wait for one run."""
+    flights = Flights()
+    flight, _ = flights.board(KEY, 7)
+    begun = threading.Barrier(21)
+
+    def wait(_: int) -> tuple[bool, Any, Any]:
+        joined, pilot = flights.board(KEY, 7)
+        begun.wait(LONG_S)
+        assert (joined, pilot) == (flight, False)
+        return joined.wait(LONG_S), joined.value, joined.payload
+
+    crew = Crew(20, wait)
+    begun.wait(LONG_S)
+    flights.land(KEY, 7, {"n": 1}, (3, b"packed"))
+    assert crew.join() == [(True, {"n": 1}, (3, b"packed"))] * 20
+    assert (flight.landed, flight.error, len(flights)) == (True, None, 0)
+
+
+@pytest.mark.parametrize("error", [LookupError("gone"), None])
+def test_a_crash_wakes_every_waiter_with_the_error(error: BaseException | None) -> None:
+    """None: the run was interrupted, which is nobody's answer, so they compete again."""
+    flights = Flights()
+    flight, _ = flights.board(KEY, 7)
+    begun = threading.Barrier(6)
+
+    def wait(_: int) -> tuple[bool, bool, BaseException | None]:
+        joined = flights.find(KEY, 7)
+        begun.wait(LONG_S)
+        assert joined is flight
+        return joined.wait(LONG_S), joined.landed, joined.error
+
+    crew = Crew(5, wait)
+    begun.wait(LONG_S)
+    flights.crash(KEY, 7, error)
+    assert crew.join() == [(True, False, error)] * 5
+    assert len(flights) == 0
+
+
+def test_a_wait_ends_at_its_time() -> None:
+    """False when the flight is still in the air; the waiter may ask again, and is woken by the landing."""
+    flights = Flights()
+    flights.board(KEY, 7)
+    flight, _ = flights.board(KEY, 7)
+    assert flight.wait(0.0) is False
+    assert flight.wait(0.001) is False
+    assert not flight.landed
+    flights.land(KEY, 7, 1, None)
+    assert flight.wait(0.0) is True
+
+
+def test_an_ended_flight_can_be_waited_for_any_number_of_times() -> None:
+    """Whoever found it before it ended may come late to the wait."""
+    flights = Flights()
+    flights.board(KEY, 7)
+    flight = flights.find(KEY, 7)
+    assert flight is not None
+    flights.land(KEY, 7, 1, None)
+    assert [flight.wait(0.0) for _ in range(5)] == [True] * 5
+
+
+def test_after_the_landing_comes_a_new_flight() -> None:
+    """Results are not kept here: the server does that."""
+    flights = Flights()
+    first, _ = flights.board(KEY, 7)
+    flights.land(KEY, 7, 1, None)
+    assert flights.find(KEY, 7) is None
+    second, pilot = flights.board(KEY, 7)
+    assert pilot
+    assert second is not first
+    assert not second.landed
+
+
+def test_what_is_not_in_the_air_can_neither_land_nor_crash() -> None:
+    """A child that was forked in the middle of a run has no flights; ending one there is no error."""
+    flights = Flights()
+    flight, _ = flights.board(KEY, 7)
+    flights.land(KEY, 8, 1, None)
+    flights.crash(OTHER, 7, LookupError())
+    assert flights.find(KEY, 7) is flight
+    flights.land(KEY, 7, 1, None)
+    flights.land(KEY, 7, 2, None)
+    flights.crash(KEY, 7, LookupError())
+    assert (flight.value, flight.error) == (1, None)
+
+
+def test_of_many_threads_exactly_one_is_the_pilot() -> None:
+    """Round after round, thirty-two threads board at once; one pilots, and all get what he brought."""
+    flights, rounds, size = Flights(), 50, 32
+    gate = threading.Barrier(size)
+    pilots: list[int] = []
+
+    def call(at: int) -> list[Any]:
+        got: list[Any] = []
+        for turn in range(rounds):
+            gate.wait(LONG_S)
+            flight, pilot = flights.board(KEY, turn)
+            gate.wait(LONG_S)
+            if pilot:
+                pilots.append(turn)
+                flights.land(KEY, turn, turn, None)
+            else:
+                assert flight.wait(LONG_S)
+            got.append(flight.value)
+        return got
+
+    assert Crew(size, call).join() == [list(range(rounds))] * size
+    assert sorted(pilots) == list(range(rounds))
+    assert len(flights) == 0
+
+
+def test_a_wait_that_ran_out_takes_nobody_elses_turn_away() -> None:
+    """One waiter gives up, the other is still woken, and so is the first when he asks again."""
+    flight = Flight().join().join()
+    assert flight.wait(0.0) is False
+    flight.end()
+    assert flight.wait(0.0) is True
+    assert flight.wait(0.0) is True
+
+
+def test_a_flight_without_waiters_ends_quietly() -> None:
+    """Most have none, and then there is no gate to open."""
+    flight = Flight()
+    flight.end()
+    assert flight.waiters == 0

@@ -1,0 +1,275 @@
+"""What is asked of a server for one function's entries, and what is stored for it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from flows.scripted import GENERATION, KEY, make_recipe
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cachekit import meta
+from cachekit.codecs.envelope import FOREVER, open_envelope
+from cachekit.codecs.flags import ENVELOPED, MARK, TEXT
+from cachekit.embedded import EmbeddedServer
+from cachekit.errors import DecodeError
+from cachekit.meta import Parser, Reply
+from cachekit.policy import Judgement, Verdict, judge
+from cachekit.recipe import Recipe, Snapshot, give_back_request, numbers, store_request, take_over_request
+
+NOW = 1_800_000_000.0
+
+
+def plain_recipe(**options: Any) -> Recipe:
+    """The recipe of a direct key: no envelope, no generations."""
+    return make_recipe(enveloped=False, generations=(), **options)
+
+
+def stored(recipe: Recipe, value: Any, *, ttl_s: float | None = 60.0, generations: tuple[int, ...] = (5,)) -> Reply:
+    """The reply to a read of an entry just made."""
+    flags, data, _ = recipe.seal(KEY, recipe.packer.pack(value), ttl_s, Snapshot(generations, NOW), 0.25)
+    return Reply("VA", data, None, 9, None, flags, b"1")
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_read_asks_for_value_and_generation_in_one_write() -> None:
+    """The value with a lease, then each generation over it, all under one token."""
+    assert make_recipe().read(KEY, 7) == (b"mg " + KEY + b" c f t v N30 O7\r\n" + b"mg " + GENERATION + b" c N0 O7\r\n")
+    assert make_recipe(generations=()).read(KEY, 7) == b"mg " + KEY + b" c f t v N30 O7\r\n"
+    assert make_recipe(generations=(b"a", b"b")).read(KEY, 7).splitlines()[1:] == [b"mg a c N0 O7", b"mg b c N0 O7"]
+
+
+@pytest.mark.parametrize("generation", [b"100%", b"%d", b"%%b", b"a%sb:gen="])
+def test_a_percent_sign_in_a_generations_key_stays_one(generation: bytes) -> None:
+    """Readable keys escape with %; none of that is a place to put something in."""
+    read = make_recipe(generations=(generation,)).read(b"k%d", 7)
+    assert read == b"mg k%d c f t v N30 O7\r\nmg " + generation + b" c N0 O7\r\n"
+
+
+@pytest.mark.parametrize(("lease_s", "stub_s"), [(1.0, 3), (1.5, 6), (10.0, 30), (10.2, 33), (86_400.0, 259_200)])
+def test_a_stub_outlives_its_lease_three_times(lease_s: float, stub_s: int) -> None:
+    """So that its age can be read off its t, in the server's whole seconds."""
+    recipe = make_recipe(lease_s=lease_s)
+    assert recipe.stub_s == stub_s >= 3 * lease_s
+    assert b" N%d " % stub_s in recipe.read(KEY, 1)
+
+
+def test_the_embedded_server_understands_every_request() -> None:
+    """Read, store, read again, take over, give back: as many replies as there should be, all under our token."""
+    server, recipe = EmbeddedServer(clock=lambda: NOW), make_recipe()
+    first, generation = Parser().feed(server.handle(recipe.read(KEY, 7)))
+    assert recipe.judge(first, numbers([generation]), KEY, NOW).verdict is Verdict.MINE
+    assert first.cas is not None
+    assert generation.cas is not None
+    sealed = recipe.seal(KEY, recipe.packer.pack({"n": 1}), 60.0, Snapshot((generation.cas,), NOW), 0.25)
+    assert server.handle(store_request(KEY, sealed, first.cas, 8)) == b"HD O8\r\n"
+    found, again = Parser().feed(server.handle(recipe.read(KEY, 9)))
+    judgement = recipe.judge(found, numbers([again]), KEY, NOW)
+    assert judgement.verdict is Verdict.FRESH
+    assert recipe.open(found, judgement) == {"n": 1}
+    assert found.ttl == 61
+    assert server.handle(take_over_request(KEY, 10.0, 10)) == b"HD O10\r\n"
+    assert server.handle(take_over_request(KEY, 10.0, 11)) == b"NS O11\r\n"
+    assert found.cas is not None
+    assert server.handle(give_back_request(KEY, found.cas + 1, 12)) == b"EX O12\r\n"
+    assert server.handle(give_back_request(KEY, found.cas, 13)) == b"HD O13\r\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (b"", ()),
+        (b"HD c5 O1 Z\r\n", (5,)),
+        (b"HD c5 O1 W\r\nHD c6 O1 Z\r\n", (5, 6)),
+        (b"EN O1\r\n", None),
+        (b"HD O1\r\n", None),
+        (b"HD c5 O1\r\nEN O1\r\n", None),
+        (b"SERVER_ERROR out of memory\r\n", None),
+        (b"VA 1 c5 O1\r\nx\r\n", None),
+    ],
+)
+def test_generations_are_all_there_or_none(lines: bytes, expected: tuple[int, ...] | None) -> None:
+    """One that could not be had makes the others useless."""
+    assert numbers(Parser().feed(lines)) == expected
+
+
+# -- sealing and opening -----------------------------------------------------------------------------------------------
+
+
+def test_an_entry_says_whose_it_is_how_old_and_under_what() -> None:
+    """Every field of the header, the flags and the exptime."""
+    recipe = make_recipe()
+    packed = recipe.packer.pack("text")
+    flags, data, until = recipe.seal(KEY, packed, 60.5, Snapshot((5,), NOW + 0.25), 1.5)
+    header, at = open_envelope(data)
+    assert flags == MARK | ENVELOPED | TEXT
+    assert data[at:] == packed[1] == b"text"
+    assert (header.fingerprint, header.created_ms, header.ttl_ms) == (KEY[-16:], int(NOW * 1000) + 250, 60_500)
+    assert (header.stale_ms, header.stale_if_error_ms, header.delta_us) == (0, 0, 1_500_000)
+    assert header.generations == (5,)
+    assert header.hard_s == until == 62
+
+
+@given(ttl_s=st.floats(0.001, 1e9), created_s=st.floats(1.5e9, 2e9))
+def test_the_server_never_drops_an_entry_before_its_header_does(ttl_s: float, created_s: float) -> None:
+    """The hard end is a second later than the ttl, since the server's clock ticks in whole seconds."""
+    recipe = make_recipe()
+    _, data, until = recipe.seal(KEY, recipe.packer.pack(1), ttl_s, Snapshot((5,), created_s), 0.0)
+    header, _ = open_envelope(data)
+    assert header.ttl_ms == int(ttl_s * 1000)
+    assert header.hard_s == math.ceil(ttl_s) + 1
+    span_s = until if until <= 30 * 86_400 else until - created_s
+    assert span_s >= ttl_s + 1 or until == 2**31 - 1
+
+
+def test_for_ever() -> None:
+    """No ttl: neither the header nor the server ends it."""
+    recipe = make_recipe()
+    _, data, until = recipe.seal(KEY, recipe.packer.pack(1), None, Snapshot((5,), NOW), 0.0)
+    header, _ = open_envelope(data)
+    assert (header.ttl_ms, header.hard_s, until) == (FOREVER, 0, 0)
+
+
+def test_a_run_of_hours_fits_the_header() -> None:
+    """The running time is capped at what its field holds, 71 minutes."""
+    recipe = make_recipe()
+    _, data, _ = recipe.seal(KEY, recipe.packer.pack(1), 60.0, Snapshot((5,), NOW), 1e6)
+    assert open_envelope(data)[0].delta_us == 2**32 - 1
+
+
+def test_the_longest_ttl_fits_the_header() -> None:
+    """2.7 million years, in milliseconds; the hard end is capped at what its field holds."""
+    recipe = make_recipe()
+    _, data, until = recipe.seal(KEY, recipe.packer.pack(1), 8.64e13, Snapshot((5,), NOW), 0.0)
+    header, _ = open_envelope(data)
+    assert (header.ttl_ms, header.hard_s, until) == (int(8.64e16), 2**32 - 1, 2**31 - 1)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(VALUES, st.booleans())
+def test_what_was_sealed_comes_out(value: Any, grouped: bool) -> None:
+    """The same value with the same types, FRESH under the generations that it was sealed under and no others."""
+    recipe = make_recipe() if grouped else make_recipe(generations=())
+    generations = (5,) if grouped else ()
+    reply = stored(recipe, value, generations=generations)
+    judgement = recipe.judge(reply, generations, KEY, NOW)
+    assert judgement.verdict is Verdict.FRESH
+    opened = recipe.open(reply, judgement)
+    assert opened == value
+    assert type(opened) is type(value)
+    assert recipe.judge(reply, (6,), KEY, NOW).verdict is Verdict.VOID
+    assert recipe.judge(reply, None, KEY, NOW).verdict is Verdict.VOID
+    assert recipe.judge(reply, generations, KEY[:-1] + b"B", NOW).verdict is Verdict.GARBAGE
+
+
+def test_a_change_of_group_makes_entries_void() -> None:
+    """An entry made with group=False can't be invalidated as one of a group, and the other way round."""
+    grouped, ungrouped = make_recipe(), make_recipe(generations=())
+    made_ungrouped = stored(ungrouped, 1, generations=())
+    made_grouped = stored(grouped, 1)
+    assert grouped.judge(made_ungrouped, (5,), KEY, NOW).verdict is Verdict.VOID
+    assert ungrouped.judge(made_grouped, (), KEY, NOW).verdict is not Verdict.FRESH
+
+
+@pytest.mark.parametrize("flags", [TEXT | MARK, 0, ENVELOPED ^ (TEXT | MARK | ENVELOPED), 1])
+def test_an_entry_is_opened_only_under_the_flag_of_one(flags: int) -> None:
+    """A plain value that happens to look like an entry is none."""
+    recipe = make_recipe()
+    reply = stored(recipe, "text")
+    judgement = recipe.judge(reply, (5,), KEY, NOW)
+    reply.client_flags = flags
+    with pytest.raises(DecodeError):
+        recipe.open(reply, judgement)
+
+
+@pytest.mark.parametrize("flags", [None, MARK | ENVELOPED | 15, MARK | ENVELOPED | 48 | TEXT, MARK | ENVELOPED | 128])
+def test_an_entry_of_an_unknown_format_is_a_decode_error(flags: int | None) -> None:
+    """A format, a compression or a layout that this version doesn't know."""
+    recipe = make_recipe()
+    reply = stored(recipe, "text")
+    judgement = recipe.judge(reply, (5,), KEY, NOW)
+    reply.client_flags = flags
+    with pytest.raises(DecodeError):
+        recipe.open(reply, judgement)
+
+
+# -- plain values ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (b"VA 4 c9 f51715 t50 O1\r\ntext\r\n", Verdict.FRESH),
+        (b"VA 4 c9 f0 t50 O1\r\ntext\r\n", Verdict.FRESH),
+        (b"VA 4 c9 f0 t50 O1 Z\r\ntext\r\n", Verdict.FRESH),
+        (b"VA 0 c9 f51715 t50 O1\r\n\r\n", Verdict.FRESH),
+        (b"VA 0 c9 f0 t-1 O1 W\r\n\r\n", Verdict.MINE),
+        (b"VA 0 c9 f0 t30 O1 Z\r\n\r\n", Verdict.BUSY),
+        (b"VA 0 c9 f0 t30 O1\r\n\r\n", Verdict.BUSY),
+        (b"EN\r\n", Verdict.NO_LEASE),
+        (b"SERVER_ERROR out of memory\r\n", Verdict.NO_LEASE),
+    ],
+)
+def test_a_plain_value_is_fresh_as_long_as_the_server_keeps_it(reply: bytes, expected: Verdict) -> None:
+    """Direct verbs judge by presence; an empty value with flags of its own is a value, and a stub is none."""
+    assert plain_recipe().judge(Parser().feed(reply)[0], (), KEY, NOW) == Judgement(expected)
+
+
+def test_a_plain_value_is_stored_as_it_is() -> None:
+    """Other programs can read it; the exptime is the ttl's own."""
+    recipe = plain_recipe()
+    assert recipe.seal(KEY, recipe.packer.pack("text"), 60.0, Snapshot((), NOW), 0.25) == (MARK | TEXT, b"text", 60)
+    assert recipe.seal(KEY, recipe.packer.pack(41), None, Snapshot((), NOW), 0.25)[1:] == (b"41", 0)
+    reply = Reply("VA", b"text", client_flags=MARK | TEXT)
+    assert recipe.open(reply, recipe.judge(reply, (), KEY, NOW)) == "text"
+
+
+def test_a_functions_entry_is_no_plain_value() -> None:
+    """Read by a direct verb, its header would be taken for a part of the value."""
+    entry = stored(make_recipe(), "text")
+    recipe = plain_recipe()
+    with pytest.raises(DecodeError):
+        recipe.open(entry, recipe.judge(entry, (), KEY, NOW))
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_goes_under_its_cas_only() -> None:
+    """C: what was invalidated or filled meanwhile stays as it is."""
+    assert store_request(b"k", (51715, b"text", 61), 9, 7) == b"ms k 4 C9 F51715 T61 O7\r\ntext\r\n"
+    assert store_request(b"k", (51715, b"text", 61), 9, 7) == meta.ms(b"k", b"text", b"C9 F51715 T61 O7")
+
+
+def test_giving_back_removes_only_what_was_seen() -> None:
+    """The stub of one's own lease, or the void entry that was judged."""
+    assert give_back_request(b"k", 9, 7).split() == [b"md", b"k", b"C9", b"O7"]
+
+
+@pytest.mark.parametrize("key", [b"k", KEY, b"k" * 250])
+def test_the_second_lease_has_a_key_that_the_server_takes(key: bytes) -> None:
+    """Beside the entry's, never longer than 250 bytes, and added by one waiter only."""
+    line, data = take_over_request(key, 9.5, 7).split(b"\r\n")[:2]
+    command, own, size, *flags = line.split(b" ")
+    assert (command, size, data) == (b"ms", b"1", b"1")
+    assert own == meta.check_key(own) != key
+    assert own.startswith(key[:249])
+    assert flags == [b"ME", b"T10", b"O7"]
+
+
+def test_judging_an_entry_is_the_policys_work() -> None:
+    """One rule for all: the recipe adds only what stands for no generation."""
+    recipe = make_recipe()
+    reply = stored(recipe, "text")
+    for generations in [(5,), (4,), (6,), (5, 6), None]:
+        assert recipe.judge(reply, generations, KEY, NOW) == judge(reply, generations, KEY, NOW)
