@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,13 +22,13 @@ from cachekit.expiry import parse_ttl
 from cachekit.frozen import Frozen
 from cachekit.function import CachedClassMethod, CachedFunction, CachedStaticMethod, TakesClass
 from cachekit.hooks import Hooks
-from cachekit.keys import KeyMaker, check_prefix, compile_keys
+from cachekit.keys import KeyMaker, check_prefix, compile_keys, wire_key
 from cachekit.policy import DEFAULTS, UNSET, Policy
 from cachekit.recipe import Recipe
 from cachekit.servers import Server, Target, parse_target
 from cachekit.sync.client import Verbs
 from cachekit.sync.fleet import Fleet
-from cachekit.tally import Info, Tally
+from cachekit.tally import Info, Tally, total
 
 if TYPE_CHECKING:
     from cachekit.function import CachedClassFunction
@@ -36,6 +37,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+_OPTIONS = ("ttl", "key", "ignore", "namespace", "version", "codec", "policy")
 _MADE_AT_FIRST_USE = ("_fleet", "_env", "_packer", "_ttl", "_max_value_bytes")
 
 
@@ -97,23 +99,24 @@ class Cache(Verbs):
         self._tally = Tally()
         self._recipes: list[Recipe] = []
         self._lock = threading.RLock()
+        _caches.add(self)
         if os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0"):
             self.off = 1
 
     def configure(self, url: str | Iterable[str | Server] | None = None, *, policy: Policy | None = None) -> None:
-        """Say where the servers are, and what policy holds, once, before the first use: for application factories.
+        """Say where the servers are, and what policy holds, before the first use: for application factories.
 
-        Raises ``ConfigurationError`` when the cache is in use already.
+        To say the same again is harmless, so a factory may run twice in one process. Raises ``ConfigurationError`` when
+        the cache is in use already and this would change it.
         """
+        target = self._target if url is None else parse_target(url)
+        chosen = self._policy if policy is None else _checked(policy)
         with self._lock:
-            if "_fleet" in self.__dict__:
+            if "_fleet" in self.__dict__ and (target, chosen) != (self._target, self._policy):
                 raise ConfigurationError(
                     "configure() comes too late: this cache has been used; call it before the first use"
                 )
-            if url is not None:
-                self._target = parse_target(url)
-            if policy is not None:
-                self._policy = _checked(policy)
+            self._target, self._policy = target, chosen
 
     def register(
         self,
@@ -170,6 +173,9 @@ class Cache(Verbs):
 
         Raises ``ConfigurationError`` (a ``ValueError``) for options that can't mean anything.
         """
+        unknown = [name for name in options if name not in _OPTIONS]
+        if unknown:
+            raise ConfigurationError(f"@cache takes no {unknown[0]}=; it takes {', '.join(_OPTIONS)}")
         decorator = Decorator(self, **options)
         return decorator if function is None else decorator(function)
 
@@ -214,10 +220,18 @@ class Cache(Verbs):
     def stats(self) -> Stats:
         """The counts of this process, and which servers are up."""
         fleet = self._fleet
-        functions: dict[str, Info] = {recipe.name: recipe.tally.info() for recipe in self._recipes}
+        tallies: dict[str, list[Tally]] = {}
+        for recipe in list(self._recipes):  # functions of one name share a line: closures, or a reloaded module
+            tallies.setdefault(recipe.name, []).append(recipe.tally)
+        functions = {name: total(of_one_name) for name, of_one_name in tallies.items()}
         servers = {name: health.up for name, health in zip(fleet.names, fleet.health, strict=True)}
         embedded = fleet.embedded.stats() if fleet.embedded is not None else None
         return Stats(functions, self._tally.info(), servers, embedded)
+
+    def server_of(self, key: str) -> str:
+        """The name of the server that holds ``key``, as every client with the same servers finds it. Asks nobody."""
+        fleet = self._fleet
+        return fleet.names[fleet.ring.index(wire_key(self._prefix, key))]
 
     def close(self) -> None:
         """Close this thread's connections and end background work. Idempotent; a later use opens connections again."""
@@ -312,5 +326,17 @@ def _checked(policy: Policy | None) -> Policy:
         raise ConfigurationError(f"policy={policy!r}: a cachekit.Policy")
     return policy
 
+
+_caches: weakref.WeakSet[Cache] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A thread that exists no more may have held a lock; the child gets new ones."""
+    for cache in list(_caches):
+        cache._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 _DISABLED: ContextVar[tuple[int, ...]] = ContextVar("cachekit_disabled", default=())

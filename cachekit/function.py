@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
+from cachekit.codecs.envelope import Header
 from cachekit.codecs.flags import describe
 from cachekit.env import Job
 from cachekit.errors import ConfigurationError, DecodeError, ServerError
@@ -131,7 +132,8 @@ class CachedFunction(Generic[P, R]):
     def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | Miss:
         """What is stored and fresh, else ``MISS``. Never runs the function and never takes a lease."""
         key = self._make(*args, **kwargs)
-        return self._stored([key]).get(key, MISS)  # type: ignore[no-any-return]
+        stored = self._stored([key]).get(key)
+        return MISS if stored is None else stored[0]
 
     def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Where this call's entry is, how old, how large, and why it would or would not be served. Changes nothing."""
@@ -179,8 +181,15 @@ class CachedFunction(Generic[P, R]):
         if self._cache.is_disabled():
             return [call() for call in wanted]
         stored = self._stored(keys)
-        self._ready().tally.hits += sum(key in stored for key in keys)
-        return [stored[key] if key in stored else call() for key, call in zip(keys, wanted, strict=True)]
+        results = []
+        for key, call in zip(keys, wanted, strict=True):
+            if key in stored:
+                value, header = stored[key]
+                self._cache._env.hit(self._job(key, call.args, call.kwargs), header)
+                results.append(value)
+            else:
+                results.append(call())
+        return results
 
     def invalidate_all(self) -> bool:
         """Void every entry of this function, on every server, at a cost that does not depend on how many there are.
@@ -266,21 +275,21 @@ class CachedFunction(Generic[P, R]):
         record = recipe.generations[0] if recipe.generations else None
         return bulk.fetch(keys, self._cache._fleet, take, lambda _, error: errors.append(error), b"gets", record)
 
-    def _stored(self, keys: list[bytes]) -> dict[bytes, Any]:
-        """The values under those ``keys`` that have a fresh one."""
+    def _stored(self, keys: list[bytes]) -> dict[bytes, tuple[Any, Header | None]]:
+        """The values under those ``keys`` that have a fresh one, each with its header."""
         cache, recipe = self._cache, self._ready()
         found: dict[bytes, Reply] = {}
         errors: list[ServerError] = []
         generations = self._look(keys, found, errors)
         recipe.tally.errors += len(errors)
-        values: dict[bytes, Any] = {}
+        values: dict[bytes, tuple[Any, Header | None]] = {}
         for key, reply in found.items():
             # A generation that is not there any more was bumped or lost: nothing under it can be trusted.
             numbers = generations.get(cache._fleet.ring.index(key)) or None if recipe.generations else ()
             judgement = recipe.judge(reply, numbers, key, cache._env.now())
             if judgement.verdict is Verdict.FRESH:
                 try:
-                    values[key] = recipe.open(reply, judgement)
+                    values[key] = recipe.open(reply, judgement), judgement.header
                 except DecodeError:
                     recipe.tally.errors += 1
         return values

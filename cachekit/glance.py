@@ -79,8 +79,9 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
     return glance
 
 
+# Nineteen digits always fit 64 bits; the few numbers that have twenty go the long way.
 _MINE: Final = re.compile(
-    rb"VA 0 c(\d{1,20}) f0 t-?\d{1,10} O(\d+) W\r\n\r\n(?:HD c(\d{1,20}) O(\d+) [WZ]\r\n)?"
+    rb"VA 0 c(\d{1,19}) f0 t-?\d{1,10} O(\d+) W\r\n\r\n(?:HD c(\d{1,19}) O(\d+) [WZ]\r\n)?"
 ).fullmatch
 
 

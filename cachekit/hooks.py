@@ -82,7 +82,7 @@ class Event(Generic[E]):
 
     def __init__(self) -> None:
         self.listeners: tuple[Callable[[E], Any], ...] = ()
-        self._broken = False
+        self._broken: list[Callable[[E], Any]] = []
 
     def __bool__(self) -> bool:
         return bool(self.listeners)
@@ -101,8 +101,8 @@ class Event(Generic[E]):
             try:
                 listener(event)
             except Exception:
-                if not self._broken:
-                    self._broken = True
+                if listener not in self._broken:
+                    self._broken.append(listener)
                     logger.warning("a cachekit hook raised; its further errors are not logged", exc_info=True)
 
 

@@ -186,9 +186,21 @@ class Reply:
     """
 
     __slots__ = (
-        "code", "value", "key", "cas", "ttl", "client_flags", "opaque",
-        "won", "claimed", "stale", "error", "size", "fetched", "idle_s",
-    )  # fmt: skip  # noqa: RUF023 - in the order of the arguments
+        "cas",
+        "claimed",
+        "client_flags",
+        "code",
+        "error",
+        "fetched",
+        "idle_s",
+        "key",
+        "opaque",
+        "size",
+        "stale",
+        "ttl",
+        "value",
+        "won",
+    )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - a reply may bear as many flags
         self,
@@ -245,12 +257,13 @@ def _meta(code: str, words: list[bytes], start: int) -> Reply:
     won = claimed = stale = False
     for word in words[start:]:
         # The most frequent first: this loop is on every hit's way. int() is laxer than the protocol ("+1", "1_0"),
-        # which is of no consequence here, since any digits are as good as any others; a length is read by _natural().
+        # which is of no consequence here, since any digits are as good as any others; a length is read by _natural(),
+        # a CAS number by _cas().
         letter = word[0] if word else 0
         if letter == _O:
             opaque = word[1:]
         elif letter == _C:
-            cas = int(word[1:])
+            cas = _cas(word[1:])
         elif letter == _T:
             ttl = int(word[1:])  # "-1 for unlimited"
         elif letter == _F:
@@ -271,6 +284,14 @@ def _meta(code: str, words: list[bytes], start: int) -> Reply:
             idle_s = int(word[1:])
         # Any other letter belongs to a server newer than this file, and says nothing that was asked for.
     return Reply(code, None, key, cas, ttl, client_flags, opaque, won, claimed, stale, None, size, fetched, idle_s)
+
+
+def _cas(digits: bytes) -> int:
+    # A number that can't be sent back, nor written into an entry's header, must not get further than here.
+    number = _natural(digits)
+    if number >> 64:
+        raise ValueError("a CAS number of more than 64 bits")
+    return number
 
 
 def _natural(digits: bytes) -> int:
@@ -325,7 +346,7 @@ def _classic_value(words: list[bytes]) -> Reply:
     _, key, client_flags, size, *cas = words
     if len(cas) > 1:
         raise ValueError(words)
-    number = _natural(cas[0]) if cas else None
+    number = _cas(cas[0]) if cas else None
     return Reply("VALUE", None, key, number, None, _natural(client_flags), size=_natural(size))
 
 
@@ -338,6 +359,10 @@ def _other_line(words: list[bytes]) -> Reply:
     if len(words) == 1 and words[0].isdigit():
         return Reply("NUMBER", words[0])
     raise ValueError(words)
+
+
+class _Broken(ValueError):
+    """What is wrong with a reply, in words of ours."""
 
 
 class Parser:
@@ -380,7 +405,9 @@ class Parser:
         except (ValueError, LookupError) as error:
             self._dead = True
             self._buffer = bytearray()
-            raise ProtocolError(f"the server's reply makes no sense: {str(error)[:200]}") from error
+            # Not what the server said: after a slip in the stream that may be somebody's value, and errors are logged.
+            said = f": {error}" if isinstance(error, _Broken) else ""
+            raise ProtocolError(f"the server's reply makes no sense{said}") from error
         if self._buffer or used < len(data):
             self._buffer = bytearray(data[used:])
         return replies
@@ -393,10 +420,10 @@ class Parser:
             if end < 0:
                 self._need = length - start + 1
                 if length - start > max_line:
-                    raise ValueError(f"a line of more than {max_line} bytes")
+                    raise _Broken(f"a line of more than {max_line} bytes")
                 break
             if end - start > max_line:
-                raise ValueError(f"a line of {end - start} bytes")
+                raise _Broken(f"a line of {end - start} bytes")
             words = data[start:end].split(b" ")
             if words[0] == b"VA":
                 reply = _meta("VA", words, 2)
@@ -409,14 +436,14 @@ class Parser:
                 start = end + 2
                 continue
             if size > self._max_value:
-                raise ValueError(f"a value of {size} bytes")
+                raise _Broken(f"a value of {size} bytes")
             # protocol.txt, *Protocol*: the length tells where the data ends, "not the fact that \r\n follows".
             begin, end = end + 2, end + 2 + size
             if length < end + 2:
                 self._need = end + 2 - start
                 break
             if data[end : end + 2] != b"\r\n":
-                raise ValueError(f"a value of {size} bytes is not followed by the end of a line")
+                raise _Broken(f"a value of {size} bytes is not followed by the end of a line")
             reply.value = data[begin:end]
             replies.append(reply)
             start = end + 2

@@ -462,8 +462,8 @@ def test_plainly_mine_agrees_with_the_verdict_mine(grouped: bool, data: st.DataO
 
 
 @given(
-    cas=st.integers(1, 2**64 - 1),
-    generation=st.integers(1, 2**64 - 1),
+    cas=st.integers(1, 10**19 - 1),
+    generation=st.integers(1, 10**19 - 1),
     opaque=st.integers(1, 2**63),
     t=st.integers(-1, 30),
     flag=st.sampled_from([b"W", b"Z"]),

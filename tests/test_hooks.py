@@ -309,20 +309,20 @@ def test_who_waits_for_anothers_run_is_told_as_a_wait(watched: Watched) -> None:
     @watched.cache
     def slow(n: int) -> int:
         started.set()
-        assert go_on.wait(30)
+        assert go_on.wait(10)
         return n
 
     got: list[int] = []
     first = threading.Thread(target=lambda: got.append(slow(1)))
     first.start()
-    assert started.wait(30)
+    assert started.wait(10)
     second = threading.Thread(target=lambda: got.append(slow(1)))
     second.start()
     while kinds(list(watched.seen)).count(Miss) < 2:
         second.join(0.001)
     go_on.set()
     for thread in (first, second):
-        thread.join(30)
+        thread.join(10)
     seen = kinds(watched.take())
     assert got == [1, 1]
     assert (seen.count(Fill), seen.count(Wait), seen.count(Miss), seen.count(Hit)) == (1, 1, 2, 0)

@@ -14,7 +14,7 @@ from cachekit import meta
 from cachekit.codecs.envelope import FOREVER, open_envelope
 from cachekit.codecs.flags import ENVELOPED, MARK, TEXT
 from cachekit.embedded import EmbeddedServer
-from cachekit.errors import DecodeError
+from cachekit.errors import DecodeError, ProtocolError
 from cachekit.meta import Parser, Reply
 from cachekit.policy import Judgement, Verdict, judge
 from cachekit.recipe import Recipe, Snapshot, give_back_request, numbers, store_request, take_over_request
@@ -95,6 +95,14 @@ def test_the_embedded_server_understands_every_request() -> None:
 def test_generations_are_all_there_or_none(lines: bytes, expected: tuple[int, ...] | None) -> None:
     """One that could not be had makes the others useless."""
     assert numbers(Parser().feed(lines)) == expected
+
+
+@pytest.mark.parametrize("number", [b"-5", b"+5", b"5_0", b"18446744073709551616", b"9" * 30, b"", b"x"])
+def test_a_number_that_could_not_be_written_back_is_no_reply(number: bytes) -> None:
+    """A CAS number goes into the store's request and a generation into the header: both take 64 bits."""
+    for line in (b"VA 0 c%b f0 t-1 O1 W\r\n\r\n", b"HD c%b O1 Z\r\n", b"VALUE k 0 1 %b\r\nx\r\n"):
+        with pytest.raises(ProtocolError):
+            Parser().feed(line % number)
 
 
 # -- sealing and opening -----------------------------------------------------------------------------------------------
@@ -236,7 +244,7 @@ def test_a_plain_value_is_stored_as_it_is() -> None:
 
 def test_a_functions_entry_is_no_plain_value() -> None:
     """Read by a direct verb, its header would be taken for a part of the value."""
-    entry = stored(make_recipe(), "text")
+    entry = stored(make_recipe(), b"bytes")
     recipe = plain_recipe()
     with pytest.raises(DecodeError):
         recipe.open(entry, recipe.judge(entry, (), KEY, NOW))

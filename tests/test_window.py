@@ -82,11 +82,13 @@ def test_a_failure_while_reading_touches_no_other_server(victim: int, error: Ser
     assert fleet.settled()
 
 
+@pytest.mark.parametrize("idle", [0, 1])
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_a_server_that_is_down_is_not_asked(victim: int) -> None:
-    """It fails at once, and nobody hears of a new failure."""
+def test_a_server_that_is_down_is_not_asked(victim: int, idle: int) -> None:
+    """It fails at once, an idle connection to it or none, and nobody hears of a new failure."""
     fleet = FakeFleet()
     fleet.fakes[victim].down = True
+    fleet.rows[victim].extend(FakeConnection(fleet.fakes[victim]) for _ in range(idle))
     outcomes = open_window(ASKS, fleet.real, read_line)
     assert isinstance(outcomes[victim], Unreachable)
     assert fleet.fakes[victim].requests == []

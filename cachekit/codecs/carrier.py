@@ -30,6 +30,11 @@ class Carrier(Frozen):
         """The readable part of the identity."""
         return self.identity.split(b"#")[0].decode()
 
+    @property
+    def type_name(self) -> str:
+        """The class as error messages name it."""
+        return full_name(self.type)
+
 
 def identity(name: str, fields: tuple[str, ...] | None = None) -> bytes:
     """The bytes that stand for a class: its name, and a digest of its field names where it has fields."""

@@ -14,13 +14,34 @@ import sys
 from collections.abc import Callable
 from functools import cached_property
 from types import MemberDescriptorType
-from typing import Any, cast
+from typing import Any, Final, TypeVar, cast
 
-from cachekit.codecs.carrier import Carrier, full_name, identity
+from cachekit.codecs.carrier import Carrier, full_name, identity, wire_name
 from cachekit.codecs.models import derive_msgspec, derive_pydantic
+from cachekit.codecs.scalars import CARRIED_TYPES
 from cachekit.errors import ConfigurationError, DecodeError, UnencodableError
 
+T = TypeVar("T")
+
+MAX_NAME_BYTES: Final = 1000
+
 _set: Callable[[object, str, object], None] = object.__setattr__
+
+
+def carrier_for(
+    cls: type[T], name: str | None, encode: Callable[[T], object] | None, decode: Callable[[Any], T] | None
+) -> Carrier:
+    """The carrier that ``Registry.register`` is asked for. Raises ConfigurationError."""
+    if cls in CARRIED_TYPES:
+        raise ConfigurationError(f"{full_name(cls)} is carried already; only other classes can be registered")
+    wire = wire_name(cls) if name is None else name
+    if not 0 < len(wire.encode()) <= MAX_NAME_BYTES or "#" in wire:
+        raise ConfigurationError(f"a registered name has 1 to {MAX_NAME_BYTES} bytes and no '#': {wire!r}")
+    if (encode is None) != (decode is None):
+        raise ConfigurationError(f"{full_name(cls)}: give both encode= and decode=, or neither")
+    if encode is None or decode is None:
+        return derive(cls, wire)
+    return Carrier(cls, identity(wire), encode, cast("Callable[[Any], object]", decode))
 
 
 def derive(cls: type, name: str) -> Carrier:

@@ -43,7 +43,7 @@ class Compression(Frozen):
             raise ConfigurationError(f"compression method {self.method!r} is none of auto, zstd, zlib")
         if not 0 < self.max_unpacked_bytes < 1 << 32:
             raise ConfigurationError("max_unpacked_bytes must be between 1 and 2**32 - 1")
-        if self.method == "zstd" and flags.ZSTD not in METHODS:
+        if self.method == "zstd" and installed(flags.ZSTD) is None:
             raise ConfigurationError(
                 "compression method 'zstd' needs Python 3.14 or the extra cachekit-memcached[zstd]"
             )
@@ -54,16 +54,15 @@ class Compression(Frozen):
 
     def writer(self) -> int:
         """The method that new values are compressed with: flags.ZLIB or flags.ZSTD."""
-        if self.method == "auto":
-            return flags.ZSTD if flags.ZSTD in METHODS else flags.ZLIB
-        return flags.ZSTD if self.method == "zstd" else flags.ZLIB
+        return flags.ZSTD if self.method != "zlib" and installed(flags.ZSTD) is not None else flags.ZLIB
 
 
 def squeeze(payload: bytes, method: int, *, limit: int) -> bytes | None:
     """The packed payload, or None where that would not be smaller, or could not be read back under ``limit`` bytes."""
-    if len(payload) > limit:
+    known = installed(method)
+    if known is None or len(payload) > limit:
         return None
-    packed = METHODS[method][0](payload)
+    packed = known[0](payload)
     return _SIZE.pack(len(payload)) + packed if len(packed) + _SIZE.size < len(payload) else None
 
 
@@ -73,7 +72,7 @@ def expand(packed: bytes, method: int, *, limit: int) -> bytes:
     method: flags.ZLIB or flags.ZSTD.
     Raises DecodeError for damaged streams, sizes over ``limit``, and a method that is not installed here.
     """
-    known = METHODS.get(method)
+    known = installed(method)
     if known is None:
         raise DecodeError("a value was compressed with zstd, and this process has none: cachekit-memcached[zstd]")
     if len(packed) < _SIZE.size:
@@ -101,8 +100,12 @@ def _zlib_expand(stream: bytes, size: int) -> bytes:
     return out
 
 
-METHODS: Final[dict[int, Method]] = {flags.ZLIB: (_zlib_squeeze, _zlib_expand)}
-"""What this process can compress and unpack with."""
+METHODS: Final[dict[int, Method | None]] = {flags.ZLIB: (_zlib_squeeze, _zlib_expand)}
+"""What this process can compress and unpack with, as far as it was asked for; None: looked for and not installed."""
 
-if (_zstd := zstd.find()) is not None:
-    METHODS[flags.ZSTD] = _zstd
+
+def installed(method: int) -> Method | None:
+    """The functions of a method. zstd is looked for when it is needed first: it takes 3 ms to load."""
+    if method not in METHODS and method == flags.ZSTD:
+        METHODS[method] = zstd.find()
+    return METHODS.get(method)

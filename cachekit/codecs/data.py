@@ -35,7 +35,8 @@ from ormsgpack import (
 from cachekit.codecs import flags, nesting, scalars
 from cachekit.codecs.containers import BUILD, TAKE_APART, pairs
 from cachekit.codecs.explain import explain
-from cachekit.codecs.registry import Known, Registry
+from cachekit.codecs.known import Known
+from cachekit.codecs.registry import Registry
 from cachekit.errors import DecodeError, UnencodableError
 
 _OPTIONS: Final = (

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from cachekit.codecs import nesting, scalars
 from cachekit.codecs.carrier import full_name
 from cachekit.codecs.containers import TAKE_APART
-from cachekit.codecs.registry import Known
+from cachekit.codecs.known import Known
 from cachekit.errors import UnencodableError
 
 _MAX_STEPS: Final = 100_000

@@ -8,10 +8,8 @@ from typing import Final, Protocol, runtime_checkable
 
 from cachekit.codecs import flags
 from cachekit.codecs.bytes import BytesCodec
-from cachekit.codecs.compress import METHODS, Compression, expand, squeeze
-from cachekit.codecs.data import DataCodec
+from cachekit.codecs.compress import Compression, expand, squeeze
 from cachekit.codecs.int import LIMIT, IntCodec
-from cachekit.codecs.json import JsonCodec
 from cachekit.codecs.registry import Registry
 from cachekit.codecs.text import TextCodec
 from cachekit.errors import CodecError, ConfigurationError, DecodeError, UnencodableError
@@ -41,15 +39,20 @@ def resolve(codec: str | Codec | None, *, returns: object = None, registry: Regi
     returns: the return annotation (or ``returns_of(function)``): its classes may be stored. registry: the cache's.
     Raises ConfigurationError for anything else.
     """
+    # Here and not above: ormsgpack loads dataclasses, and with them inspect, 8 ms; and a process uses one of the two.
     if codec is None or codec == "data":
+        from cachekit.codecs.data import DataCodec  # noqa: PLC0415
+
         return DataCodec(registry, returns)
     if codec == "json":
+        from cachekit.codecs.json import JsonCodec  # noqa: PLC0415
+
         return JsonCodec()
     if isinstance(codec, str) or not isinstance(codec, Codec):
         raise ConfigurationError(
             f"codec {codec!r} is neither 'data', 'json' nor an object with name, format, encode and decode"
         )
-    own = isinstance(codec, DataCodec | JsonCodec | TextCodec | BytesCodec | IntCodec)
+    own = any(cls.__module__.startswith("cachekit.codecs.") for cls in type(codec).__mro__ if cls is not Codec)
     if not own and not flags.FIRST_OWN_FORMAT <= codec.format <= flags.LAST_OWN_FORMAT:
         raise ConfigurationError(f"codec {codec.name!r}: its format must be 8 to 15, not {codec.format}")
     return codec
@@ -85,7 +88,7 @@ class Packer:
         limit = self.compression.max_unpacked_bytes
         for enveloped in (False, True):
             self._decoders[flags.client_flags(codec.format, enveloped=enveloped)] = decode
-            for method in METHODS:
+            for method in (flags.ZLIB, flags.ZSTD):
                 number = flags.client_flags(codec.format, compression=method, enveloped=enveloped)
                 self._decoders[number] = partial(_expand_and_decode, decode, method, limit)
 

@@ -54,7 +54,8 @@ class EmbeddedServer:
         self, *, memory_bytes: int = 64 << 20, item_bytes: int = 1 << 20, clock: Callable[[], float] = time.time
     ) -> None:
         self._clock = clock
-        # Re-entrant, so that a signal handler in the middle of a command meets ``_inside`` and not a lock of its own thread.
+        # Re-entrant, so that a signal handler in the middle of a command meets ``_inside`` and not a lock of its own
+        # thread.
         self._lock = threading.RLock()
         self._inside = False
         self._store = Store(memory_bytes, item_bytes, clock())

@@ -34,9 +34,8 @@ from cachekit.meta import Reply
 from cachekit.policy import DEFAULTS, UNSET
 from cachekit.recipe import Recipe
 from cachekit.sync import bulk
-from cachekit.sync.connection import is_size
+from cachekit.sync.connection import Request, is_size
 from cachekit.sync.drive import run
-from cachekit.sync.connection import Request
 from cachekit.sync.fleet import AnyConnection, Fleet
 from cachekit.tally import Tally
 from cachekit.types import MISS
