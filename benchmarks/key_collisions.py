@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from cachekit.keys import compile_keys
+from cachekit.keys.compile import compile_keys
 
 COUNT = 1_000_000
 SEED = 20261121

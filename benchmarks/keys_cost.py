@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cachekit.keys import compile_keys, wire_key
+from cachekit.keys import wire_key
+from cachekit.keys.compile import compile_keys
 
 ROUNDS = 101
 CALLS = 2_000

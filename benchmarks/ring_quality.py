@@ -18,8 +18,9 @@ from pymemcache.client.murmur3 import murmur3_32
 
 from benchmarks.ketama import Ketama
 from benchmarks.report import Section
+from cachekit.addresses import parse_target
 from cachekit.ring import Ring, ring_hash
-from cachekit.servers import Server, parse_target
+from cachekit.servers import Server
 
 FIGURES = ("P12",)
 SERVERS = 10

@@ -6,7 +6,6 @@ and say later, once, where the servers are.
 
 from __future__ import annotations
 
-import inspect
 import os
 import threading
 import weakref
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
+from cachekit.addresses import parse_target
 from cachekit.codecs import Packer, Registry, resolve, returns_of
 from cachekit.env import Env, logger
 from cachekit.errors import ConfigurationError
@@ -22,16 +22,17 @@ from cachekit.expiry import parse_ttl
 from cachekit.frozen import Frozen
 from cachekit.function import CachedClassMethod, CachedFunction, CachedStaticMethod, TakesClass
 from cachekit.hooks import Hooks
-from cachekit.keys import KeyMaker, check_prefix, compile_keys, wire_key
+from cachekit.keys import check_prefix, wire_key
 from cachekit.policy import DEFAULTS, UNSET, Policy
 from cachekit.recipe import Recipe
-from cachekit.servers import Server, Target, parse_target
+from cachekit.servers import Server, Target
 from cachekit.sync.client import Verbs
 from cachekit.sync.fleet import Fleet
 from cachekit.tally import Info, Tally, total
 
 if TYPE_CHECKING:
     from cachekit.function import CachedClassFunction
+    from cachekit.keys.compile import KeyMaker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -305,6 +306,11 @@ class Decorator:
     @overload
     def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
     def __call__(self, function: Any, /) -> Any:
+        # Here and not above: they take 10 ms to load, as long as half of the rest.
+        import inspect  # noqa: PLC0415
+
+        from cachekit.keys.compile import compile_keys  # noqa: PLC0415
+
         inner = function.__func__ if isinstance(function, staticmethod | classmethod) else function
         if not callable(inner):
             raise ConfigurationError(f"@cache decorates a function, not {type(inner).__name__}")

@@ -49,6 +49,7 @@ class Env:
         self.monotonic = time.monotonic
         self.random = random.random
         self.opaques = itertools.count(1)
+        self._without_cas: set[int] = set()
 
     def opaque(self) -> int:
         """A token that no other request in flight bears."""
@@ -63,6 +64,14 @@ class Env:
         job.recipe.tally.errors += 1
         if self.hooks.on_trouble:
             self.hooks.on_trouble.emit(Trouble(self.server_names[job.server], error))
+
+    def without_cas(self, job: Job) -> None:
+        """The server was started with -C: without CAS numbers there are no leases and no generations."""
+        job.recipe.tally.errors += 1
+        if job.server not in self._without_cas:
+            self._without_cas.add(job.server)
+            name = self.server_names[job.server]
+            logger.warning("memcached server %s runs with -C, without CAS numbers: nothing is cached there", name)
 
     def hit(self, job: Job, header: Header | None) -> None:
         """A stored value was served that did not come by the hit path."""

@@ -20,9 +20,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from inspect import iscoroutinefunction
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cachekit.errors import ConfigurationError
 from cachekit.frozen import Frozen
@@ -52,10 +51,10 @@ SPAN_MAX_S: Final = timedelta.max.total_seconds()
 """The longest finite ttl: what a timedelta can say, 2.7 million years. In milliseconds it still fits the header."""
 
 _UNITS_S: Final = {"w": 604_800.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_SPAN: Final = re.compile(
-    r"\s*".join(rf"(?:(?P<{unit}>[0-9]+(?:\.[0-9]+)?){unit})?" for unit in _UNITS_S)  # largest unit first
-)
-_TIME_OF_DAY: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?")
+# Patterns are text: re compiles one when it is first needed, and keeps it.
+_SPAN: Final = r"\s*".join(rf"(?:(?P<{unit}>[0-9]+(?:\.[0-9]+)?){unit})?" for unit in _UNITS_S)  # largest unit first
+_TIME_OF_DAY: Final = r"([01][0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?"
+_COROUTINE: Final = 0x80  # inspect.CO_COROUTINE
 _SPAN_FORMS: Final = "seconds (90, 0.5), text such as '90s', '5m', '1h30m', '2d', '1w' or '500ms', or a timedelta"
 _CRON_FORMS: Final = "five fields (minute hour day month weekday) as in crontab(5), or six with seconds first"
 _CRON_HORIZON_S: Final = 50 * 365.25 * 86_400.0  # as far as cronsim looks ahead
@@ -93,7 +92,7 @@ def parse_ttl(ttl: TtlLike) -> Ttl:
     if ttl is None or isinstance(ttl, Schedule):
         return ttl
     if callable(ttl) and not isinstance(ttl, type):
-        if iscoroutinefunction(ttl):
+        if _is_coroutine_function(ttl):
             raise _refusal("ttl", ttl, "a coroutine function can't be asked for a ttl, use a plain one", _TTL_FORMS)
         return ttl
     return _span("ttl", ttl, _TTL_FORMS)
@@ -283,7 +282,7 @@ def _span(what: str, given: object, forms: str) -> float:
     if isinstance(given, timedelta):
         seconds = given.total_seconds()
     elif isinstance(given, str):
-        match = _SPAN.fullmatch(given.strip())
+        match = re.fullmatch(_SPAN, given.strip())
         parts = {unit: text for unit, text in match.groupdict().items() if text} if match else {}
         if not parts:
             raise _refusal(what, given, "this text is no span of time (numbers need units)", forms)
@@ -306,10 +305,17 @@ def _float(number: float) -> float:
         return math.inf if number > 0 else -math.inf
 
 
+def _is_coroutine_function(function: Any) -> bool:
+    """As in ``inspect``, which would take longer to load than everything else here together."""
+    while isinstance(function, partial):
+        function = function.func
+    return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & _COROUTINE)
+
+
 def _time_of_day(given: object) -> time:
     if isinstance(given, time) and given.tzinfo is None:
         return given.replace(fold=0)
-    match = _TIME_OF_DAY.fullmatch(given) if isinstance(given, str) else None
+    match = re.fullmatch(_TIME_OF_DAY, given) if isinstance(given, str) else None
     if match is None:
         raise _refusal("at", given, "it is no time of day", "'HH:MM', 'HH:MM:SS' or a naive datetime.time")
     hour, minute, second = match.groups("0")
@@ -319,6 +325,8 @@ def _time_of_day(given: object) -> time:
 def _zone(given: object) -> tzinfo:
     forms = "a name of the tz database such as 'Europe/Paris', or a tzinfo"
     if isinstance(given, str):
+        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - slow to load, and few ttls have a zone
+
         try:
             return ZoneInfo(given)
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:

@@ -25,6 +25,8 @@ class Flight:
     payload: tuple[int, bytes] | None = None
     error: BaseException | None = None
     generations: tuple[int, ...] | None = None
+    pilot = 0
+    relieved = False
 
     def join(self) -> Flight:
         """Count a waiter, and shut the gate for him; under the lock of the ``Flights``."""
@@ -52,7 +54,7 @@ class Flights:
     """The flights of one cache. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come here while its thread is in here
         self._flights: dict[tuple[bytes, int | None], Flight] = {}
 
     def board(
@@ -66,7 +68,7 @@ class Flights:
             if flight is not None:
                 return flight.join(), False
             flight = self._flights[key, cas] = Flight()
-            flight.generations = generations
+            flight.generations, flight.pilot = generations, threading.get_ident()
             return flight, True
 
     def find(self, key: bytes, cas: int | None) -> Flight | None:
@@ -88,6 +90,12 @@ class Flights:
         if flight is not None:
             flight.error = error
             flight.end()
+
+    def relieve(self, flight: Flight) -> bool:
+        """Whether the caller, tired of waiting, is the one to run in the pilot's place; the first who asks is."""
+        with self._lock:
+            first, flight.relieved = not flight.relieved, True
+            return first
 
     def _take_off_the_board(self, key: bytes, cas: int | None) -> Flight | None:
         with self._lock:

@@ -102,6 +102,10 @@ def _compete(job: Job, env: Env, patience: _Patience, replies: Replies | None) -
         if replies is None:
             replies = yield from _ask(_read(job, env))
         reply, generations = replies.replies[0], numbers(replies.replies[1:])
+        if reply.cas == 0:
+            env.without_cas(job)
+            patience.missed("no CAS")
+            break
         judgement = job.recipe.judge(reply, generations, job.key, env.now())
         if judgement.verdict is Verdict.FRESH:
             try:
@@ -178,9 +182,9 @@ class _Patience:
         flight = env.flights.find(job.key, reply.cas)
         # invalidate_all leaves the stub as it is; a run under the generations before it is not for this caller.
         if flight is not None and flight.generations in (None, generations):
-            return (yield from self._join(flight, self.limit - waited))
+            return (yield from self._join(flight, reply.cas, self.limit - waited))
         if (
-            lease_age_s(reply, job.recipe.stub_s) >= job.recipe.lease_s
+            lease_age_s(reply, job.recipe.stub_s) - 1 >= job.recipe.lease_s  # the server's clock ticks in whole seconds
             and reply.cas is not None
             and generations is not None
         ):
@@ -190,15 +194,32 @@ class _Patience:
         yield Sleep(min(0.05, max(0.001, waited / 16)) * (0.5 + env.random()))
         return None
 
-    def _join(self, flight: Flight, timeout_s: float) -> Flow[tuple[Any] | None]:
+    def _join(self, flight: Flight, cas: int | None, timeout_s: float) -> Flow[tuple[Any] | None]:
         job, env = self.job, self.env
-        landed = yield Join(flight, timeout_s)
-        if not landed:
+        lease_s = job.recipe.lease_s
+        landed = yield Join(flight, min(timeout_s, lease_s))
+        if landed is None or (not landed and timeout_s <= lease_s):
             return ((yield from run_unprotected(job, env)),)
+        if not landed:
+            # The pilot is slow, or waits for this very caller in a way that nobody sees (a thread of his own making).
+            return ((yield from self._relieve(flight, cas)),) if env.flights.relieve(flight) else None
         if flight.landed or flight.error is not None:
             env.waited(job, env.monotonic() - (self.began or 0.0))
             return (outcome_of(job, flight),)
         return None
+
+    def _relieve(self, flight: Flight, cas: int | None) -> Flow[Any]:
+        """Run beside the pilot, and land his flight for everybody who waits for it."""
+        job, env = self.job, self.env
+        try:
+            value = yield from _run_bare(job, env)
+        except Exception as error:
+            if env.flights.find(job.key, cas) is flight:
+                env.flights.crash(job.key, cas, error)
+            raise
+        if env.flights.find(job.key, cas) is flight:
+            env.flights.land(job.key, cas, value, _pack(job, env, value)[0])
+        return value
 
     def _take_over(self, lease: Lease) -> Flow[tuple[Any] | None]:
         """The filler is dead or slow: one waiter runs in his place, and stores under the same CAS, so the first

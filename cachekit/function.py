@@ -7,7 +7,6 @@ signature, be bound like a method, and pickle by reference. A hit is one call of
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
@@ -19,7 +18,6 @@ from cachekit.errors import ConfigurationError, DecodeError, ServerError
 from cachekit.flows import refresh
 from cachekit.frozen import Frozen
 from cachekit.hooks import Invalidate
-from cachekit.keys import KeyMaker
 from cachekit.meta import Reply, md
 from cachekit.ops import Exchange, Replies
 from cachekit.policy import Policy, Verdict, age_ms
@@ -33,6 +31,7 @@ from cachekit.types import MISS, Key, Miss
 
 if TYPE_CHECKING:
     from cachekit.cache import Cache
+    from cachekit.keys.compile import KeyMaker
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -175,7 +174,7 @@ class CachedFunction(Generic[P, R]):
         miss.
         """
         wanted = list(calls)
-        if any(call.function is not self for call in wanted):
+        if any(call.function is not self for call in wanted):  # type: ignore[comparison-overlap]
             raise ConfigurationError(f"{self._keys.name}.many() takes calls made by its own bind() only")
         keys = [self._make(*call.args, **call.kwargs) for call in wanted]
         if self._cache.is_disabled():
@@ -241,7 +240,7 @@ class CachedFunction(Generic[P, R]):
         return self.__qualname__
 
     def __repr__(self) -> str:
-        return f"<cached {self._keys.name}{inspect.signature(self._function)}>"
+        return f"<cached {self._keys.name}{self._keys.signature}>"
 
     # -- how ---------------------------------------------------------------------------------------------------------
 

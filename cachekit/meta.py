@@ -185,21 +185,9 @@ class Reply:
     of STAT what stands behind the name.
     """
 
-    __slots__ = (
-        "cas",
-        "claimed",
-        "client_flags",
-        "code",
-        "error",
-        "fetched",
-        "idle_s",
-        "key",
-        "opaque",
-        "size",
-        "stale",
-        "ttl",
-        "value",
-        "won",
+    __slots__ = (  # noqa: RUF023 - in the order in which they are shown
+        "code", "value", "key", "cas", "ttl", "client_flags", "opaque", "won", "claimed", "stale", "error", "size",
+        "fetched", "idle_s",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - a reply may bear as many flags

@@ -69,7 +69,9 @@ class Sleep(NamedTuple):
 
 
 class Join(NamedTuple):
-    """Wait up to ``timeout_s`` for a fill under way in this process; answers True when it landed."""
+    """Wait up to ``timeout_s`` for a fill under way in this process; answers True when it landed, False when the time
+    was up, None at once where it can't land before the caller goes on: a signal handler in the pilot's own thread.
+    """
 
     flight: Flight
     timeout_s: float

@@ -82,7 +82,7 @@ class Policy(Frozen, kw_only=True):
     def __post_init__(self) -> None:
         if self.ttl is not UNSET:
             parse_ttl(self.ttl)
-        if self.codec is not UNSET:
+        if self.codec is not UNSET and self.codec is not None:
             resolve(self.codec, registry=Registry())
         if self.jitter is not UNSET and not (_is_number(self.jitter) and 0 <= self.jitter < 1):
             raise ConfigurationError(

@@ -43,7 +43,6 @@ import struct
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import shake_128
 from itertools import chain, groupby
 from typing import Final, TypeAlias
 from zlib import crc32
@@ -116,6 +115,8 @@ class _Walker(Frozen):
 
 def _walkers(servers: Sequence[Server]) -> list[_Walker]:
     """Light ones first: their order decides who comes first at the same time."""
+    from hashlib import shake_128  # noqa: PLC0415 - loads OpenSSL's, 2 ms, which a ring of one can do without
+
     total = math.fsum(server.weight for server in servers)  # exact, so independent of the order
     walkers = []
     for index, server in enumerate(servers):

@@ -29,8 +29,9 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from cachekit import Cache, ConfigurationError
+from cachekit.addresses import parse_target
 from cachekit.ring import Ring
-from cachekit.servers import Server, parse_target
+from cachekit.servers import Server
 
 T = TypeVar("T")
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"

@@ -7,11 +7,12 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pymemcache.client.base import Client
+from pymemcache.client.base import Client  # type: ignore[import-untyped,unused-ignore]
 from support.memcached import Memcached, make_certificate, start_memcached
 from support.scripted import HANG, Script, ScriptedServer, token
 
@@ -24,17 +25,25 @@ GENEROUS_S = 3.0
 
 
 def connection_to(server: ScriptedServer, deadline_s: float = 2.0) -> Connection:
+    """A connection of its own, with no cache around it."""
     host, port = server.url.removeprefix("memcached://").split(":")
     return Connection(Server(f"{host}:{port}", host=host, port=int(port)), deadline_s)
 
 
 @contextlib.contextmanager
-def cache_on(script: Script, *, pause_s: float = 0.0, deadline: str = "2s", **options: Any) -> Iterator[Any]:
-    with ScriptedServer(script, pause_s=pause_s) as server, Cache(f"{server.url}?deadline={deadline}", **options) as cache:
+def cache_on(
+    script: Script, *, pause_s: float = 0.0, deadline: str = "2s", **options: Any
+) -> Iterator[tuple[Cache, ScriptedServer]]:
+    """A cache on a server that plays ``script``, and that server."""
+    with (
+        ScriptedServer(script, pause_s=pause_s) as server,
+        Cache(f"{server.url}?deadline={deadline}", **options) as cache,
+    ):
         yield cache, server
 
 
 def bytewise(answer: bytes) -> list[object]:
+    """The answer in pieces of one byte."""
     return [answer[at : at + 1] for at in range(len(answer))]
 
 
@@ -42,13 +51,14 @@ def bytewise(answer: bytes) -> list[object]:
 
 
 def test_pymemcaches_private_names() -> None:
-    """pymemcache's Client still has _connect() and sock, which hold an open socket afterwards."""
+    """Pymemcache's Client still has _connect() and sock, which hold an open socket afterwards."""
     with start_memcached() as server:
         client = Client((server.host, server.port), connect_timeout=5, timeout=5)
         assert client.sock is None
         client._connect()
-        client.sock.sendall(b"mn\r\n")
-        assert client.sock.recv(100) == b"MN\r\n"
+        sock: Any = client.sock
+        sock.sendall(b"mn\r\n")
+        assert sock.recv(100) == b"MN\r\n"
         client.close()
 
 
@@ -114,7 +124,9 @@ def _drip(start: bytes) -> Callable[[bytes], Iterator[object]]:
     return script
 
 
-@pytest.mark.parametrize("start", [b"", b"VA 100000 ", b"VA 100000 c1 f0 t-1 O1\r\n", b"VALUE k 0 100000\r\n", b"x" * 50])
+@pytest.mark.parametrize(
+    "start", [b"", b"VA 100000 ", b"VA 100000 c1 f0 t-1 O1\r\n", b"VALUE k 0 100000\r\n", b"x" * 50]
+)
 def test_the_deadline_bounds_the_whole_exchange(start: bytes) -> None:
     """A server that sends a byte every now and then is given up after the deadline, not after the last byte."""
     with ScriptedServer(_drip(start), pause_s=0.05) as server:
@@ -127,7 +139,9 @@ def test_the_deadline_bounds_the_whole_exchange(start: bytes) -> None:
             assert connection.closed
 
 
-@pytest.mark.parametrize("verb", ["get", "gets", "get_many", "touch", "set", "set_many", "delete", "incr", "delete_many"])
+@pytest.mark.parametrize(
+    "verb", ["get", "gets", "get_many", "touch", "set", "set_many", "delete", "incr", "delete_many"]
+)
 def test_no_verb_waits_beyond_the_deadline(verb: str) -> None:
     """Each verb gives its default after the deadline, be the server silent or dripping; the trouble is counted."""
     calls: dict[str, Callable[[Cache], object]] = {
@@ -191,7 +205,7 @@ def test_a_shortened_timer_does_not_outlive_its_exchange(behind: EmbeddedServer)
                 time.sleep(0.24)
             yield piece
 
-    with cache_on(script, deadline="1s") as (cache, server):
+    with cache_on(script, deadline="1s") as (cache, _server):
         cache.set("k", "value")
         verbs = (
             lambda: cache.get("k"),
@@ -205,6 +219,7 @@ def test_a_shortened_timer_does_not_outlive_its_exchange(behind: EmbeddedServer)
             verb()
             slow.clear()
             for connection in cache._fleet.shelves.rows[0]:
+                assert isinstance(connection, Connection)
                 assert connection._timer_s == connection.deadline_s
         assert cache.stats().direct.errors == 0
 
@@ -225,7 +240,7 @@ def test_a_shortened_timer_does_not_outlive_its_exchange(behind: EmbeddedServer)
 )
 def test_an_answer_to_another_request_is_never_a_value(answer: bytes) -> None:
     """Another opaque token or another key closes the connection; the verbs give their defaults, functions run."""
-    with cache_on(lambda _: [answer], on_error="degrade") as (cache, server):
+    with cache_on(lambda _: [answer], on_error="degrade") as (cache, _):
 
         @cache
         def f() -> str:
@@ -233,7 +248,7 @@ def test_an_answer_to_another_request_is_never_a_value(answer: bytes) -> None:
 
         assert f() == "mine"
         assert f.info().hits == 0
-    with cache_on(lambda _: [answer]) as (cache, server):
+    with cache_on(lambda _: [answer]) as (cache, _server):
         assert cache.get("k", MISS) is MISS
         assert cache.gets("k", MISS) == (MISS, None)
         assert cache.get_many(["k"]) == {}
@@ -247,10 +262,15 @@ def test_an_answer_to_another_request_is_never_a_value(answer: bytes) -> None:
         assert connection.closed
 
 
+def _always(answer: bytes, request: bytes) -> list[object]:
+    return [answer]
+
+
 def test_more_than_was_asked_for_closes_the_connection() -> None:
     """Bytes behind the last reply belong to nobody."""
     for extra in (b"MN\r\n", b"x", b"HD O1\r\n"):
-        with ScriptedServer(lambda _, extra=extra: [b"HD O1\r\n" + extra]) as server:
+        answer = b"HD O1\r\n" + extra
+        with ScriptedServer(partial(_always, answer)) as server:
             connection = connection_to(server)
             with pytest.raises(ProtocolError):
                 connection.exchange(b"mg k O1\r\n", 1, 1)
@@ -318,7 +338,9 @@ def test_garbage_from_the_server(answer: bytes, ending: str, caplog: pytest.LogC
     ):
         with cache_on(lambda _: [answer, *tail], deadline="100ms") as (cache, _):
             assert verb(cache)
-    warnings = [record for record in caplog.records if record.levelname == "WARNING" and "marked down" in record.message]
+    warnings = [
+        record for record in caplog.records if record.levelname == "WARNING" and "marked down" in record.message
+    ]
     assert len(warnings) <= 8
 
 
@@ -379,7 +401,7 @@ def test_a_connection_that_lay_idle_too_long_costs_nothing(behind: EmbeddedServe
             return [None]
         return [behind.handle(request)]
 
-    with cache_on(script) as (cache, server):
+    with cache_on(script) as (cache, _server):
 
         @cache
         def f() -> int:
@@ -413,6 +435,7 @@ def test_repr_and_close() -> None:
 
 @pytest.fixture(scope="module")
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Memcached, str]]:
+    """A real server that speaks TLS, and the path of the certificate to believe."""
     folder = tmp_path_factory.mktemp("tls")
     for each in (folder, *folder.parents[:2]):
         each.chmod(0o755)
@@ -444,11 +467,10 @@ def test_tls_end_to_end(tls_server: tuple[Memcached, str]) -> None:
 
 def test_tls_believes_nobody_by_default(tls_server: tuple[Memcached, str], tmp_path: Path) -> None:
     """A certificate that nobody vouches for is trouble: the function runs, and verify=no is the way round."""
-    server, ca = tls_server
+    server, _ca = tls_server
     with Cache(f"memcached+tls://{server.name}?deadline=5s", on_error="raise") as cache:
         with pytest.raises(ServerError, match="TLS"):
             cache.get("k")
-
 
         @cache
         def f() -> int:

@@ -325,19 +325,19 @@ class TestInterruptions:
         caught: list[Exception] = []
 
         def clock() -> float:
-            if server is not None and not caught:
+            if made and not caught:
                 try:
-                    server._inside = True  # as it is between two steps of a command
-                    server.handle(b"mn\r\n")
+                    made[0]._inside = True  # as it is between two steps of a command
+                    made[0].handle(b"mn\r\n")
                 except Unreachable as error:
                     caught.append(error)
                 finally:
-                    server._inside = False
+                    made[0]._inside = False
             return 1e9
 
-        server: EmbeddedServer | None = None
-        server = EmbeddedServer(clock=clock)
-        assert server.handle(b"mn\r\n") == b"MN\r\n"
+        made: list[EmbeddedServer] = []
+        made.append(EmbeddedServer(clock=clock))
+        assert made[0].handle(b"mn\r\n") == b"MN\r\n"
         assert len(caught) == 1
 
     def test_an_interrupt_in_mid_command_empties_the_store(self, monkeypatch: pytest.MonkeyPatch) -> None:

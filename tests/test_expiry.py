@@ -7,7 +7,6 @@ import math
 import pickle
 import sys
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -541,8 +540,8 @@ class TestSchedules:
         assert one is not other
         assert one == other == pickle.loads(pickle.dumps(one))
         assert hash(one) == hash(other)
-        with pytest.raises(FrozenInstanceError):
-            setattr(one, fields(one)[0].name, 0)  # type: ignore[arg-type]
+        with pytest.raises(AttributeError, match="never changed"):
+            setattr(one, next(iter(vars(one))), 0)
 
     def test_own_schedules(self) -> None:
         """A user's schedule is accepted like the built-in ones, and stays a schedule if it can be called as well."""

@@ -24,7 +24,8 @@ from vectors import key_samples as samples
 from vectors import make_keys
 
 from cachekit.errors import UnkeyableError
-from cachekit.keys import MAX_KEY_BYTES, compile_keys
+from cachekit.keys import MAX_KEY_BYTES
+from cachekit.keys.compile import compile_keys
 from cachekit.keys.naming import module_name, named
 
 MISSING = object()
@@ -281,7 +282,7 @@ def test_main_resolves_to_what_others_import(monkeypatch: pytest.MonkeyPatch) ->
 def test_script_and_import_make_the_same_keys(tmp_path: Path) -> None:
     """The key of a function in a script does not change when the script is imported or run by -m."""
     (tmp_path / "job.py").write_text(
-        "from cachekit.keys import compile_keys\n"
+        "from cachekit.keys.compile import compile_keys\n"
         "class Row: ...\n"
         "def f(a): ...\n"
         "key = compile_keys(f).make(Row).decode()\n"

@@ -13,7 +13,7 @@ import pytest
 from vectors import key_samples as samples
 
 from cachekit.errors import ConfigurationError, UnkeyableError
-from cachekit.keys import compile_keys
+from cachekit.keys.compile import compile_keys
 
 
 def report(user_id: object, name: object = "abc", *, month: object = 1) -> None:

@@ -15,7 +15,8 @@ from vectors import key_samples
 from vectors.key_strategies import mixed, plains
 
 from cachekit.errors import UnkeyableError
-from cachekit.keys import canonical, compile_keys, plain
+from cachekit.keys import canonical, plain
+from cachekit.keys.compile import compile_keys
 
 one = compile_keys(key_samples.one).make
 

@@ -21,7 +21,7 @@ import pytest
 from vectors import key_samples
 
 from cachekit.errors import UnkeyableError
-from cachekit.keys import compile_keys
+from cachekit.keys.compile import compile_keys
 
 T = TypeVar("T")
 one = compile_keys(key_samples.one).make

@@ -20,7 +20,8 @@ from vectors import key_samples, key_samples_extras
 from vectors.key_strategies import mixed, plains
 
 from cachekit.errors import UnkeyableError
-from cachekit.keys import arrays, compile_keys
+from cachekit.keys import arrays
+from cachekit.keys.compile import compile_keys
 
 T = TypeVar("T")
 one = compile_keys(key_samples.one).make

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from vectors import key_samples as samples
 
 from cachekit.errors import RequestError
-from cachekit.keys import MAX_KEY_BYTES, check_prefix, digest, wire_key
+from cachekit.keys import MAX_KEY_BYTES, check_prefix, wire_key
+from cachekit.keys.compile import digest
 from cachekit.types import Key
 
 

@@ -19,9 +19,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from cachekit import ring as ring_module
+from cachekit.addresses import parse_server, parse_target
 from cachekit.errors import ConfigurationError
 from cachekit.ring import MAX_SERVERS, SLACK, SLOTS, Ring, ring_hash
-from cachekit.servers import Server, parse_server, parse_target
+from cachekit.servers import Server
 
 ONE_SLOT = 1 / SLOTS
 # A ring costs some 25 ms, and ten times that under the tracing that Hypothesis explains its failures with.
@@ -123,7 +124,7 @@ class TestOneAnswerEverywhere:
     def test_other_processes_and_hash_seeds_agree(self, seed: str) -> None:
         """Placement never rests on Python's own hash()."""
         code = (
-            "from cachekit.ring import Ring; from cachekit.servers import parse_target; from zlib import crc32\n"
+            "from cachekit.ring import Ring; from cachekit.addresses import parse_target; from zlib import crc32\n"
             f"print(crc32(bytes(Ring(parse_target({','.join(ten())!r}).servers).table)))"
         )
         environment = os.environ | {"PYTHONHASHSEED": seed}

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cachekit.addresses import parse_server, parse_target
 from cachekit.errors import ConfigurationError
-from cachekit.servers import Options, Server, Target, Tls, parse_server, parse_target, unique_servers
+from cachekit.servers import Options, Server, Target, Tls, unique_servers
 
 
 def names(url: object) -> list[str]:

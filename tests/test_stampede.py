@@ -56,6 +56,7 @@ class Slow:
 
 
 def waiters_on(cache: Cache) -> int:
+    """How many callers wait for runs of this process."""
     return sum(flight.waiters for flight in list(cache._env.flights._flights.values()))
 
 
@@ -183,7 +184,7 @@ def test_what_was_computed_before_an_invalidation_is_never_served_after_it(cache
 
 @pytest.mark.parametrize("how", ["invalidate", "invalidate_all"])
 def test_an_invalidation_beats_a_refresh(cache: Cache, how: str) -> None:
-    """refresh stores nothing over an invalidation that came while it ran."""
+    """Refresh stores nothing over an invalidation that came while it ran."""
     slow = Slow(cache)
     slow.go_on.set()
     assert slow.call(1) == [0]
@@ -413,20 +414,24 @@ class Worker:
         assert self.line() == "ready"
 
     def line(self) -> str:
+        """The next line that it says."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
     def go(self) -> None:
+        """Let it call."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
     def answer(self) -> tuple[str, float]:
+        """What the call gave, and the seconds that it took."""
         word, seconds = self.line().split()
         self.close()
         return word, float(seconds)
 
     def close(self) -> None:
+        """End the process."""
         self.process.kill()
         self.process.wait(10)
         for stream in (self.process.stdin, self.process.stdout):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from cachekit.addresses import parse_target
 from cachekit.cache import Cache
 from cachekit.cli import chart
 from cachekit.cli.command import Command
@@ -20,7 +21,6 @@ from cachekit.cli.crowd import across_processes, in_this_process
 from cachekit.cli.stats import ask_all
 from cachekit.cli.where import add_servers
 from cachekit.function import CachedFunction
-from cachekit.servers import parse_target
 
 PREFIX = "cachekit-demo"
 TTL = "10m"

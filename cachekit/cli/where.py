@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 
+from cachekit.addresses import parse_target
 from cachekit.cli.complaint import Complaint
-from cachekit.servers import Target, parse_target
+from cachekit.servers import Target
 
 _HINT = "write --servers memcached://127.0.0.1:11211, or set CACHEKIT_URL"
 

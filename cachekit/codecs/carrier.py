@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 from cachekit.frozen import Frozen
@@ -51,7 +51,7 @@ def wire_name(cls: type) -> str:
         main = sys.modules.get("__main__")
         spec = getattr(main, "__spec__", None)
         file = getattr(main, "__file__", None)
-        module = spec.name if spec is not None else Path(file).stem if file else module
+        module = spec.name if spec is not None else os.path.splitext(os.path.basename(file))[0] if file else module
     return f"{module}:{cls.__qualname__}"
 
 

@@ -18,12 +18,12 @@ that the interpreter binds the arguments, and fills its body in with what is kno
 One value always takes the same path: which one is decided by its types, depth and NaNs alone. The two paths use
 BLAKE2b under different ``person=`` parameters, so they can't meet in one digest. The reading order of the package is
 ``compile`` (the story), ``plain``, ``canonical`` and its three neighbours ``values``, ``records``, ``arrays``, then
-``naming``, ``template`` and ``wire``.
+``naming``, ``template``, ``readable`` and ``wire``. Only ``wire``, which the direct verbs need too, is loaded with the
+package: ``compile`` brings ``inspect`` and OpenSSL's hashes along, 10 ms, and is loaded at the first decoration.
 """
 
 from __future__ import annotations
 
-from cachekit.keys.compile import KeyMaker, compile_keys, digest
 from cachekit.keys.wire import MAX_KEY_BYTES, check_prefix, wire_key, wire_keys
 
-__all__ = ["MAX_KEY_BYTES", "KeyMaker", "check_prefix", "compile_keys", "digest", "wire_key", "wire_keys"]
+__all__ = ["MAX_KEY_BYTES", "check_prefix", "wire_key", "wire_keys"]

@@ -28,8 +28,9 @@ from cachekit.errors import UnkeyableError
 from cachekit.keys import canonical, plain
 from cachekit.keys.forms import record
 from cachekit.keys.identity import Identity, callback_arguments, identify
+from cachekit.keys.readable import URL_SAFE, printable, shorten
 from cachekit.keys.template import Template, parse_template
-from cachekit.keys.wire import MAX_KEY_BYTES, URL_SAFE, printable, shorten
+from cachekit.keys.wire import MAX_KEY_BYTES
 
 _DIGEST_BYTES = 18
 _DIGEST_CHARS = 24
@@ -42,7 +43,8 @@ class KeyMaker(NamedTuple):
     ``make`` has the function's signature and returns the wire key as ASCII bytes; it raises ``UnkeyableError`` for an
     argument without an identity, and ``TypeError`` for a wrong call. ``bind`` has the same signature and returns the
     arguments by parameter name, defaults applied. ``name`` is the readable function part of the key, ``parameters`` are
-    the parameters' names. ``generation`` is the wire key of the function's generation record.
+    the parameters' names. ``generation`` is the wire key of the function's generation record,
+    ``signature`` the function's own.
     """
 
     make: Callable[..., bytes]
@@ -50,6 +52,7 @@ class KeyMaker(NamedTuple):
     name: str
     generation: bytes
     parameters: tuple[str, ...]
+    signature: inspect.Signature
 
 
 class _Part(NamedTuple):
@@ -102,7 +105,7 @@ def compile_keys(
     bound = ", ".join(f"{name!r}: {name}" for name in identity.parameters)
     bind = _define(function, identity, [f"return {{{bound}}}"], {})
     generation = identity.head(identity.namespace) + b"gen=" + _base64(identity.generation_digest())
-    return KeyMaker(make, bind, identity.name, generation, identity.parameters)
+    return KeyMaker(make, bind, identity.name, generation, identity.parameters, identity.signature)
 
 
 def _parts(identity: Identity, helper: str, template: Template | None, key: object) -> list[_Part]:

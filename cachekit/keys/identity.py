@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from cachekit.errors import ConfigurationError
 from cachekit.keys import canonical
 from cachekit.keys.naming import module_name
-from cachekit.keys.wire import check_prefix, printable, shorten
+from cachekit.keys.readable import printable, shorten
+from cachekit.keys.wire import check_prefix
 
 MAX_NAMESPACE_CHARS = 48
 MAX_NAME_CHARS = 72

@@ -6,8 +6,8 @@ under one name don't qualify: they would share entries, so they are refused.
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import PurePath
 
 from cachekit.errors import UnkeyableError
 
@@ -28,7 +28,7 @@ def module_name(name: str) -> str:
     if spec is not None and spec.name not in _MAIN:
         return str(spec.name)
     file = getattr(main, "__file__", None)
-    return PurePath(file).stem if file else "__main__"
+    return os.path.splitext(os.path.basename(file))[0] if file else "__main__"
 
 
 def named(thing: object) -> tuple[str, str]:

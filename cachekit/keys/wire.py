@@ -1,4 +1,4 @@
-"""What Memcached accepts as a key, and how text is made to fit.
+"""What Memcached accepts as a key.
 
 protocol.txt, "Keys": at most 250 bytes, no control characters, no whitespace. A key that breaks this is read as the end
 of a command line, and what follows it is executed, so nothing unchecked may pass. We are stricter: printable ASCII
@@ -8,9 +8,7 @@ only, which is what every client of every language can name and every tool can p
 from __future__ import annotations
 
 import re
-from binascii import b2a_base64
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import Final
 
 from cachekit.errors import ConfigurationError, RequestError
@@ -18,9 +16,6 @@ from cachekit.types import Key
 
 MAX_KEY_BYTES: Final = 250
 MAX_PREFIX_BYTES: Final = 80
-
-URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
-_SHORT_DIGEST_CHARS: Final = 12
 
 
 def wire_key(prefix: bytes, key: str) -> bytes:
@@ -87,24 +82,3 @@ def check_prefix(prefix: str) -> bytes:
     if len(prefix) > MAX_PREFIX_BYTES:
         raise ConfigurationError(f"prefix= has at most {MAX_PREFIX_BYTES} bytes, this one has {len(prefix)}")
     return prefix.encode()
-
-
-def printable(text: str) -> str:
-    """Percent-encode (RFC 3986, over UTF-8) all but printable ASCII, and the percent sign itself."""
-    if text.isascii() and text.isprintable() and " " not in text and "%" not in text:
-        return text
-    return "".join(chr(byte) if 32 < byte < 127 and byte != 37 else f"%{byte:02X}" for byte in _utf8(text))
-
-
-def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def shorten(text: str, limit: int, *, keep_end: bool = False) -> str:
-    """Cut printable ASCII text to ``limit`` characters (at least 14), a digest of its own in place of what is lost."""
-    if len(text) <= limit:
-        return text
-    mark = b2a_base64(blake2b(text.encode(), digest_size=9, person=b"cachekit.name").digest(), newline=False)
-    short = mark.translate(URL_SAFE).decode()
-    room = limit - _SHORT_DIGEST_CHARS - 1
-    return f"{short}~{text[-room:]}" if keep_end else f"{text[:room]}~{short}"

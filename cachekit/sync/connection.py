@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from pymemcache.client.base import Client as PymemcacheClient  # type: ignore[import-untyped]
 
@@ -83,7 +84,7 @@ def _open(server: Server, deadline_s: float) -> socket.socket:
     if server.path is not None:
         return _Opener(server.path, connect_timeout=deadline_s, timeout=deadline_s).open()
     until = _monotonic() + deadline_s
-    context = _tls(server.tls, server.host or "") if server.tls is not None else None
+    context: Any = _tls(server.tls, server.host or "") if server.tls is not None else None
     failure: OSError = ConnectionRefusedError("no address")
     # pymemcache tries the first address of a name only, and localhost is ::1 first on many machines.
     for *_, address in socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM):
@@ -91,9 +92,8 @@ def _open(server: Server, deadline_s: float) -> socket.socket:
         if left <= 0:
             raise TimeoutError("deadline") from failure
         try:
-            return _Opener(
-                (address[0], address[1]), connect_timeout=left, timeout=left, no_delay=True, tls_context=context
-            ).open()
+            where = (str(address[0]), int(address[1]))
+            return _Opener(where, connect_timeout=left, timeout=left, no_delay=True, tls_context=context).open()
         except OSError as error:
             failure = error
     raise failure

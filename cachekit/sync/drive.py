@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any, TypeVar
 
@@ -52,8 +53,9 @@ def _sleep(op: Sleep, fleet: Fleet) -> None:
     time.sleep(op.seconds)
 
 
-def _join(op: Join, fleet: Fleet) -> bool:
-    return op.flight.wait(op.timeout_s)
+def _join(op: Join, fleet: Fleet) -> bool | None:
+    # A signal handler that broke into this thread's own fill would wait for what can't go on before it returns.
+    return None if op.flight.pilot == threading.get_ident() else op.flight.wait(op.timeout_s)
 
 
 _PERFORM: dict[type, Any] = {Exchange: _exchange, Gather: _gather, Compute: _compute, Sleep: _sleep, Join: _join}

@@ -14,8 +14,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from cachekit.embedded import EmbeddedServer
 from cachekit.errors import DeadlineExceeded, ServerError, Unreachable
 from cachekit.health import Health
 from cachekit.hooks import Hooks, ServerState
@@ -25,6 +25,9 @@ from cachekit.ring import Ring
 from cachekit.servers import Server, Target
 from cachekit.sync.connection import Connection, Request
 from cachekit.sync.loopback import Loopback
+
+if TYPE_CHECKING:
+    from cachekit.embedded import EmbeddedServer
 
 logger = logging.getLogger("cachekit")
 
@@ -50,6 +53,8 @@ class Fleet:
         self.hooks = hooks
         self.embedded: EmbeddedServer | None = None
         if target.scheme == "memory":
+            from cachekit.embedded import EmbeddedServer  # noqa: PLC0415 - nine modules that a real server replaces
+
             options = target.options
             self.embedded = EmbeddedServer(memory_bytes=options.memory_bytes, item_bytes=options.max_value_bytes)
             self.servers: tuple[Server, ...] = (Server(name="memory:", path="memory:"),)

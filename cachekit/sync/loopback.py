@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
-from cachekit.embedded import EmbeddedServer
 from cachekit.errors import ProtocolError
 from cachekit.meta import Parser, Reply
+
+if TYPE_CHECKING:
+    from cachekit.embedded import EmbeddedServer
 
 
 class Loopback:

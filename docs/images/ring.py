@@ -15,8 +15,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks.ketama import Ketama
+from cachekit.addresses import parse_target
 from cachekit.ring import SLOTS, Ring
-from cachekit.servers import Server, parse_target
+from cachekit.servers import Server
 
 HERE = Path(__file__).resolve().parent
 FLEETS = 40

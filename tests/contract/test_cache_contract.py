@@ -43,7 +43,9 @@ def test_a_stored_none_is_no_miss(make: Make) -> None:
     assert cache.get_many(["k", "absent"]) == {"k": None}
 
 
-@pytest.mark.parametrize("value", ["", b"", 0, False, [], {}, (), 0.0, -1, 2**64, "é\u20ac", b"\r\nEND\r\n", "VALUE a 0 1"])
+@pytest.mark.parametrize(
+    "value", ["", b"", 0, False, [], {}, (), 0.0, -1, 2**64, "é\u20ac", b"\r\nEND\r\n", "VALUE a 0 1"]
+)
 def test_values_keep_their_type_and_content(make: Make, value: Any) -> None:
     """Nothing that is stored comes back as something else, be it empty or a piece of the protocol."""
     cache = make()
@@ -65,7 +67,7 @@ def test_a_value_read_is_the_readers_own(make: Make) -> None:
 
 @pytest.mark.parametrize("ttl", [60, 0.5, 90.0, "5m", "1h30m", timedelta(seconds=5), None, 31 * 86_400, "400d"])
 def test_every_form_of_a_ttl_stores(make: Make, ttl: Any) -> None:
-    """ttl takes seconds, text, timedelta and None; beyond 30 days a value is readable too, not expired at once."""
+    """Ttl takes seconds, text, timedelta and None; beyond 30 days a value is readable too, not expired at once."""
     cache = make()
     assert cache.set("k", 1, ttl=ttl)
     assert cache.get("k") == 1
@@ -151,7 +153,7 @@ def test_the_caches_policy_gives_the_ttl_of_direct_verbs(make: Make) -> None:
 
 
 def test_add_and_replace_heed_what_is_there(make: Make) -> None:
-    """add stores over nothing, replace over something."""
+    """Add stores over nothing, replace over something."""
     cache = make()
     assert cache.replace("k", 1) is False
     assert cache.add("k", 2) is True
@@ -161,7 +163,7 @@ def test_add_and_replace_heed_what_is_there(make: Make) -> None:
 
 
 def test_touch_needs_something_to_touch(make: Make) -> None:
-    """touch says whether there was anything."""
+    """Touch says whether there was anything."""
     cache = make()
     assert cache.touch("k", ttl=60) is False
     cache.set("k", 1)
@@ -294,7 +296,7 @@ def test_a_value_over_the_limit_takes_the_old_one_with_it(make: Make, caplog: py
 
 
 def test_a_value_that_no_codec_carries(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """Such a value is not stored, said so, and nothing old stays; with on_error="raise" it is the caller's to handle."""
+    """Such a value is not stored, said so, and nothing old stays; with on_error="raise" the caller handles it."""
     cache = make()
     cache.set("k", "old")
     assert cache.set("k", object()) is False
@@ -341,7 +343,7 @@ def test_get_or_set_leaves_no_lease_behind_when_its_function_raises(make: Make) 
     """The exception reaches the caller, and the next one runs at once."""
     cache = make()
     with pytest.raises(KeyError, match="mine"):
-        cache.get_or_set("k", lambda: {}["mine"])
+        cache.get_or_set("k", lambda: {"theirs": 1}["mine"])
     assert cache.get("k", MISS) is MISS
     assert cache.add("k", 1) is True
 
@@ -448,7 +450,8 @@ def test_a_cache_works_again_after_close(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mem:", "memcached://", "memcached://h:0", "memcached://h:x", "http://h", "memcached://h?tll=5", "", "a b", []]
+    "url",
+    ["mem:", "memcached://", "memcached://h:0", "memcached://h:x", "http://h", "memcached://h?tll=5", "", "a b", []],
 )
 def test_a_bad_url_is_refused_when_the_cache_is_made(url: Any) -> None:
     """A URL that can't mean anything is an error at once, and not a cache that never hits."""
@@ -456,7 +459,9 @@ def test_a_bad_url_is_refused_when_the_cache_is_made(url: Any) -> None:
         Cache(url)
 
 
-@pytest.mark.parametrize("options", [{"on_error": "ignore"}, {"prefix": "a b"}, {"prefix": "a:b"}, {"policy": {"ttl": 5}}])
+@pytest.mark.parametrize(
+    "options", [{"on_error": "ignore"}, {"prefix": "a b"}, {"prefix": "a:b"}, {"policy": {"ttl": 5}}]
+)
 def test_bad_options_of_a_cache_are_refused(options: dict[str, Any]) -> None:
     """So are options of a cache that can't mean anything."""
     with pytest.raises(ConfigurationError):

@@ -32,6 +32,7 @@ class Clock:
         self.monotonic = 1000.0
 
     def pass_by(self, seconds: float) -> None:
+        """Let time go on."""
         self.now += seconds
         self.monotonic += seconds
 

@@ -8,8 +8,7 @@ import pytest
 
 from cachekit.codecs.envelope import open_envelope
 from cachekit.errors import DeadlineExceeded, Unreachable
-from cachekit.flows import FILLING, Filling, call, fill, refresh
-from cachekit.flows import Lease
+from cachekit.flows import FILLING, Filling, Lease, call, fill, refresh
 from cachekit.hooks import Fill, Miss
 from cachekit.ops import LeaseVoid
 from flows.scripted import BUSY, KEY, LOST, Clock, Script, entry, job, make_recipe, va
@@ -240,7 +239,7 @@ def test_waiters_of_a_flight_get_copies() -> None:
     """What two threads get from one run can't be changed under each other's feet."""
     recipe, shared = make_recipe(), {"n": [1]}
     script = Script(BUSY)
-    flight, _ = script.env.flights.board(KEY, 7)
+    script.env.flights.board(KEY, 7)
 
     def land(_: Any) -> bool:
         script.env.flights.land(KEY, 7, shared, recipe.packer.pack(shared))

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, cast
 
+from cachekit.addresses import parse_target
 from cachekit.embedded import EmbeddedServer
 from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
 from cachekit.meta import Parser, Reply
 from cachekit.ring import Ring
-from cachekit.servers import parse_target
 from cachekit.sync.fleet import Fleet
 
 Cut = Callable[[bytes], Iterable[bytes | BaseException]]

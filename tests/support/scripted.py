@@ -6,6 +6,7 @@ two pieces it pauses. None among the pieces closes the connection, ``HANG`` leav
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import threading
@@ -19,7 +20,7 @@ Script = Callable[[bytes], Iterable[object]]
 
 
 class ScriptedServer:
-    """Listens on a loopback port until the ``with`` block ends. ``requests`` holds what was received, ``accepted`` counts."""
+    """Listens on a loopback port until its block ends; keeps the ``requests``, and how many it ``accepted``."""
 
     def __init__(self, script: Script, *, pause_s: float = 0.0) -> None:
         self.script = script
@@ -42,11 +43,12 @@ class ScriptedServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._over.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the accept
+        self._threads[0].join(5)  # so that no connection comes after the closing of all
         for sock in list(self._open):
-            try:
+            with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             sock.close()
         for thread in self._threads:
             thread.join(5)

@@ -36,7 +36,7 @@ def own_prefix() -> str:
 
 @pytest.fixture(scope="session", name="unix_server")
 def unix_server_fixture() -> Iterator[Memcached]:
-    """A real memcached on a UNIX socket. The path of a socket is short, and memcached's user must get into the folder."""
+    """A real memcached on a UNIX socket. Its path must be short, and memcached's user must get into the folder."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         with start_memcached("-s", os.path.join(folder, "m.sock"), "-a", "0777") as running:
@@ -55,7 +55,7 @@ def target_fixture(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(name="make")
 def make_fixture(target: str) -> Iterator[Make]:
-    """Makes caches on the target: ``make(policy=…)``; the deadline is long, since test machines are slow now and then."""
+    """Makes caches on the target: ``make(policy=…)``; a long deadline, since test machines are slow now and then."""
     caches: list[Cache] = []
 
     def make(**options: Any) -> Cache:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vectors import key_samples
 
-from cachekit.keys import compile_keys
+from cachekit.keys.compile import compile_keys
 
 FILE = Path(__file__).with_name("keys.json")
 

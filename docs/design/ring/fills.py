@@ -16,7 +16,8 @@ from statistics import fmean
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from cachekit import ring
-from cachekit.servers import Server, parse_target
+from cachekit.addresses import parse_target
+from cachekit.servers import Server
 
 QUICK = "--quick" in sys.argv
 Fill = Callable[[Sequence[Server]], Sequence[int]]

@@ -19,8 +19,8 @@ from zlib import adler32, crc32
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from cachekit.addresses import parse_target
 from cachekit.ring import SLOTS, Ring
-from cachekit.servers import parse_target
 
 COUNT = 30_000 if "--quick" in sys.argv else 200_000
 
