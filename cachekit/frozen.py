@@ -25,7 +25,7 @@ class Frozen:
     def __init_subclass__(cls, *, kw_only: bool = False) -> None:
         own = [name for name, kind in cls.__annotations__.items() if not str(kind).startswith("ClassVar")]
         cls._fields = (*cls._fields, *own)
-        cls.__match_args__ = () if kw_only else cls._fields
+        cls.__match_args__ = () if kw_only else cls._fields  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = dict(zip(self.__match_args__, args, strict=False))

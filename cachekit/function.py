@@ -257,7 +257,7 @@ class CachedFunction(Generic[P, R]):
         self._read = reader(recipe, self._cache._fleet, self._cache._env)
         return self._read(key, function, args, kwargs)
 
-    def _job(self, key: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+    def _job(self, key: bytes, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
         compute = functools.partial(self._function, *args, **kwargs)
         return Job(self._ready(), key, self._cache._fleet.ring.index(key), compute)
 

@@ -19,8 +19,8 @@ from cachekit.errors import ConfigurationError, DecodeError
 
 MIB = 1 << 20
 LIMIT = 8 * MIB
-METHODS = {
-    "zlib": compress.METHODS[flags.ZLIB],
+METHODS: dict[str, compress.Method] = {
+    "zlib": (compress._zlib_squeeze, compress._zlib_expand),
     "zstandard": zstd.from_zstandard(importlib.import_module("zstandard")),
     "compression.zstd": zstd.from_stdlib(standard_zstd),
 }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
 class Registry:
     """Classes that the application registered. One per ``Cache``; safe to use from several threads."""
 
