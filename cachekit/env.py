@@ -62,7 +62,7 @@ class Env:
     def trouble(self, job: Job, error: Exception) -> None:
         """An exchange for ``job`` failed; its caller will not notice."""
         job.recipe.tally.errors += 1
-        if self.hooks.on_trouble:
+        if self.hooks.on_trouble.listeners:
             self.hooks.on_trouble.emit(Trouble(self.server_names[job.server], error))
 
     def without_cas(self, job: Job) -> None:
@@ -79,20 +79,20 @@ class Env:
         tally.hits += 1
         if header is not None:
             tally.saved_us += header.delta_us
-        if self.hooks.on_hit:
+        if self.hooks.on_hit.listeners:
             age_s = 0.0 if header is None else max(0.0, self.now() - header.created_ms / 1000.0)
             self.hooks.on_hit.emit(Hit(job.recipe.name, job.key.decode(), self.server_names[job.server], age_s))
 
     def missed(self, job: Job, reason: str) -> None:
         """Nothing stored could be used."""
         job.recipe.tally.misses += 1
-        if self.hooks.on_miss:
+        if self.hooks.on_miss.listeners:
             self.hooks.on_miss.emit(Miss(job.recipe.name, job.key.decode(), self.server_names[job.server], reason))
 
     def waited(self, job: Job, seconds: float) -> None:
         """The caller was served by somebody else's run, after ``seconds``."""
         job.recipe.tally.waits += 1
-        if self.hooks.on_wait:
+        if self.hooks.on_wait.listeners:
             self.hooks.on_wait.emit(Wait(job.recipe.name, job.key.decode(), seconds))
 
     def filled(self, job: Job, seconds: float, reason: str) -> None:
@@ -102,7 +102,7 @@ class Env:
         if reason:
             tally.unstored += 1
             self._warn_once(job, reason)
-        if self.hooks.on_fill:
+        if self.hooks.on_fill.listeners:
             self.hooks.on_fill.emit(Fill(job.recipe.name, job.key.decode(), seconds, not reason, reason))
 
     def _warn_once(self, job: Job, reason: str) -> None:

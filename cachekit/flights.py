@@ -57,19 +57,16 @@ class Flights:
         self._lock = threading.RLock()  # a signal handler may come here while its thread is in here
         self._flights: dict[tuple[bytes, int | None], Flight] = {}
 
-    def board(
-        self, key: bytes, cas: int | None, generations: tuple[int, ...] | None = None
-    ) -> tuple[Flight, bool]:
+    def board(self, key: bytes, cas: int | None, generations: tuple[int, ...] | None = None) -> tuple[Flight, bool]:
         """The flight of this key and lease, and whether the caller is its pilot: the one who runs the function.
         ``generations``: those that the run begins under.
         """
-        with self._lock:
-            flight = self._flights.get((key, cas))
-            if flight is not None:
-                return flight.join(), False
-            flight = self._flights[key, cas] = Flight()
-            flight.generations, flight.pilot = generations, threading.get_ident()
-            return flight, True
+        mine = Flight()
+        mine.generations, mine.pilot = generations, threading.get_ident()
+        if self._flights.setdefault((key, cas), mine) is mine:
+            return mine, True
+        flight = self.find(key, cas)
+        return (flight, False) if flight is not None else self.board(key, cas, generations)
 
     def find(self, key: bytes, cas: int | None) -> Flight | None:
         """The flight of this key and lease, if it is under way here."""

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
-from cachekit.expiry import lifetime_s
 from cachekit.flights import Flight, Flights
 from cachekit.meta import Reply
 from cachekit.ops import Compute, Exchange, Flow, Join, Replies, Sleep
@@ -299,7 +298,7 @@ def _pack(job: Job, env: Env, value: Any) -> tuple[tuple[int, bytes] | None, flo
             f"unencodable: {name} can't be carried without loss; cache.register() it or return plain data",
         )
     try:
-        lifetime = lifetime_s(recipe.ttl, now=env.now(), result=value, jitter=recipe.jitter, random=env.random)
+        lifetime = recipe.lifetime(value, env.now(), env.random)
     except Exception as error:  # noqa: BLE001
         return packed, None, f"no ttl: its function raised {type(error).__name__}"
     return packed, lifetime, "ttl 0" if lifetime == 0 else ""

@@ -8,14 +8,15 @@ keeps it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cachekit import meta
 from cachekit.codecs import Packer
-from cachekit.codecs.envelope import FOREVER, Header, seal
+from cachekit.codecs.envelope import FOREVER, Header, seal, seal_one
 from cachekit.codecs.flags import ENVELOPED
 from cachekit.errors import DecodeError
-from cachekit.expiry import Ttl, exptime
+from cachekit.expiry import Ttl, exptime, lifetime_s
 from cachekit.meta import Reply
 from cachekit.policy import STUBS_PER_LEASE, Judgement, Verdict, judge
 from cachekit.tally import Tally
@@ -47,7 +48,7 @@ class Recipe:
 
     __slots__ = (
         "enveloped", "generations", "jitter", "lease_s", "max_value_bytes", "name",
-        "packer", "read_template", "stub_s", "tally", "ttl", "warned",
+        "packer", "read_template", "steady", "stub_s", "tally", "ttl", "warned",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +74,9 @@ class Recipe:
         self.max_value_bytes = max_value_bytes
         self.tally = tally if tally is not None else Tally()
         self.warned: set[str] = set()
+        # What follows from a ttl that is the same number for every entry, and never sent as a date.
+        steady = isinstance(ttl, float) and not jitter and 0 < ttl <= 86_400
+        self.steady = _times(ttl, 0.0) if steady and isinstance(ttl, float) else None
         self.stub_s = math.ceil(lease_s) * STUBS_PER_LEASE
         asked = [b"mg %%b c f t v N%d O%%d\r\n" % self.stub_s]
         asked += [b"mg %b c N0 O%%d\r\n" % key.replace(b"%", b"%%") for key in generations]
@@ -116,23 +120,37 @@ class Recipe:
         flags, payload = packed
         if not self.enveloped:
             return flags, payload, exptime(lifetime_s, snapshot.created_s)
-        # One second more than the ttl: the server's clock ticks in whole seconds and must not end a value before its
-        # header does.
-        hard_s = None if lifetime_s is None else math.ceil(lifetime_s) + 1
-        ttl_ms = FOREVER if lifetime_s is None else int(lifetime_s * 1000)
-        created_ms, delta_us = int(snapshot.created_s * 1000), int(seconds * 1e6)
-        stale_ms = stale_if_error_ms = 0
-        header = Header(
-            key[-16:],
-            created_ms,
-            ttl_ms,
-            stale_ms,
-            stale_if_error_ms,
-            min(hard_s or 0, _U32_MAX),
-            delta_us,
-            snapshot.generations or _UNGROUPED,
-        )
-        return flags | ENVELOPED, seal(header, payload), exptime(hard_s, snapshot.created_s)
+        generations, created_s = snapshot
+        if self.steady is not None and lifetime_s == self.ttl:
+            ttl_ms, hard_s, until = self.steady
+        else:
+            ttl_ms, hard_s, until = _times(lifetime_s, created_s)
+        own, created_ms, delta_us = key[-16:], int(created_s * 1000), int(seconds * 1e6)
+        if len(generations) < 2:
+            generation = generations[0] if generations else 0
+            return flags | ENVELOPED, seal_one(own, created_ms, ttl_ms, hard_s, delta_us, generation, payload), until
+        header = Header(own, created_ms, ttl_ms, hard_s=hard_s, delta_us=delta_us, generations=generations)
+        return flags | ENVELOPED, seal(header, payload), until
+
+    def lifetime(self, value: Any, now_s: float, random: Callable[[], float]) -> float | None:
+        """Seconds that ``value``, made now, is fresh; None: for ever. Raises what a ttl callable of the user's
+        raises.
+        """
+        if self.steady is not None:
+            return self.ttl  # type: ignore[return-value]
+        return lifetime_s(self.ttl, now=now_s, result=value, jitter=self.jitter, random=random)
+
+
+def _times(lifetime_s: float | None, created_s: float) -> tuple[int, int, int]:
+    """The header's ttl in ms and hard end in s, and the exptime for the server.
+
+    The hard end is one second more than the ttl: the server's clock ticks in whole seconds and must not end a value
+    before its header does.
+    """
+    if lifetime_s is None:
+        return FOREVER, 0, 0
+    hard_s = math.ceil(lifetime_s) + 1
+    return int(lifetime_s * 1000), min(hard_s, _U32_MAX), exptime(hard_s, created_s)
 
 
 def numbers(replies: list[Reply]) -> tuple[int, ...] | None:

@@ -81,6 +81,15 @@ def seal(header: Header, payload: bytes) -> bytes:
         raise ValueError(f"a number in the header does not fit its field: {header!r}") from error
 
 
+def seal_one(
+    own: bytes, created_ms: int, ttl_ms: int, hard_s: int, delta_us: int, generation: int, payload: bytes
+) -> bytes:
+    """What ``seal`` returns for a header with one generation and nothing stale: every plain miss makes one."""
+    if delta_us > _U32_MAX:
+        delta_us = _U32_MAX
+    return HEAD.pack(VERSION, 1, HEAD.size, own, created_ms, ttl_ms, 0, 0, hard_s, delta_us, generation) + payload
+
+
 def open_envelope(data: bytes) -> tuple[Header, int]:
     """The header, and the offset at which the payload begins.
 

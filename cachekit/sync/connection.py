@@ -114,6 +114,7 @@ class Connection:
         "_recv",
         "_send",
         "_timer_s",
+        "closed",
         "deadline_s",
         "opened_at",
         "server",
@@ -125,6 +126,7 @@ class Connection:
         self.deadline_s = deadline_s
         self.opened_at = self._asked_at = _monotonic()
         self.sock: socket.socket | None = None
+        self.closed = False
         try:
             sock = _open(server, deadline_s)
         except OSError as error:
@@ -162,7 +164,7 @@ class Connection:
         """
         self._asked_at = _monotonic()
         try:
-            if isinstance(request, tuple) or len(request) > _LARGE_REQUEST:
+            if len(request) > _LARGE_REQUEST or isinstance(request, tuple):
                 self._send_large(request)
             else:
                 self._send(request)
@@ -308,7 +310,7 @@ class Connection:
 
     def close(self) -> None:
         """Close at once, without a word to the server. Idempotent."""
-        sock, self.sock = self.sock, None
+        sock, self.sock, self.closed = self.sock, None, True
         if sock is not None:
             sock.close()
 
@@ -316,11 +318,6 @@ class Connection:
         # The shelf of a thread that ended: nobody else can close it.
         if getattr(self, "sock", None) is not None:
             self.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether it can be asked no more."""
-        return self.sock is None
 
     @property
     def name(self) -> str:

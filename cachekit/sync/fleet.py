@@ -142,8 +142,12 @@ class Fleet:
         """
         if self.suspects:
             self.check_up(index)
-        was_open = bool(self.shelves.rows[index])
-        connection = self.take(index, held_since)
+        row = self.shelves.rows[index]
+        was_open = bool(row)
+        if row and os.getpid() == self.pid and (held_since is None or row[-1].opened_at <= held_since):
+            connection = row.pop()
+        else:
+            connection = self.take(index, held_since)
         sent_at = time.monotonic()
         try:
             replies = connection.exchange(request, expected, opaque)
