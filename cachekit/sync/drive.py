@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from cachekit.errors import ServerError
 from cachekit.flows import FILLING
-from cachekit.ops import Compute, Exchange, Flow, Gather, Join, Replies, Sleep
+from cachekit.ops import Compute, Exchange, Flow, Gather, Join, Op, Replies, Sleep
 from cachekit.sync.fleet import Fleet
 from cachekit.sync.window import gather
 
@@ -21,32 +21,45 @@ def run(flow: Flow[R], fleet: Fleet) -> R:
     """
     outcome: Any = None
     error: BaseException | None = None
+    thrown: BaseException | None = None
     try:
         while True:
-            op = flow.send(outcome) if error is None else flow.throw(error)
-            outcome = error = None
+            if error is None:
+                op = flow.send(outcome)
+            else:
+                thrown, error = error, None
+                op = flow.throw(thrown)
             try:
-                outcome = _PERFORM[type(op)](op, fleet)
+                outcome = perform(op, fleet)
             except BaseException as raised:  # noqa: BLE001
                 error = raised
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+    except RuntimeError as wrapped:
+        # A generator turns a StopIteration that passes through it into this (PEP 479); the function's caller gets his
+        # own.
+        if isinstance(thrown, StopIteration) and wrapped.__cause__ is thrown:
+            raise thrown from None
+        raise
+    finally:
+        error = thrown = None  # an exception that refers to this frame, which refers to it, waits for the collector
 
 
-def _exchange(op: Exchange, fleet: Fleet) -> Replies:
-    return fleet.exchange(op)
+def perform(op: Op, fleet: Fleet) -> Any:
+    """Do what ``op`` says and return its outcome."""
+    if isinstance(op, Exchange):
+        return fleet.exchange(op)
+    if isinstance(op, Compute):
+        token = FILLING.set((*FILLING.get(), op.frame))
+        try:
+            return op.call()
+        finally:
+            FILLING.reset(token)
+    return _OTHERS[type(op)](op, fleet)
 
 
 def _gather(op: Gather, fleet: Fleet) -> list[Replies | ServerError]:
     return gather(op.exchanges, fleet)
-
-
-def _compute(op: Compute, fleet: Fleet) -> Any:
-    token = FILLING.set((*FILLING.get(), op.frame))
-    try:
-        return op.call()
-    finally:
-        FILLING.reset(token)
 
 
 def _sleep(op: Sleep, fleet: Fleet) -> None:
@@ -58,4 +71,4 @@ def _join(op: Join, fleet: Fleet) -> bool | None:
     return None if op.flight.pilot == threading.get_ident() else op.flight.wait(op.timeout_s)
 
 
-_PERFORM: dict[type, Any] = {Exchange: _exchange, Gather: _gather, Compute: _compute, Sleep: _sleep, Join: _join}
+_OTHERS: dict[type, Any] = {Gather: _gather, Sleep: _sleep, Join: _join}
