@@ -27,7 +27,8 @@ NOT_PLAIN: Final = object()
 Glance = Callable[[bytes, bytes, int, int], Any]
 """Takes the key, the whole reply, the opaque token and the server's index; returns the value or ``NOT_PLAIN``."""
 
-_C, _F, _T = b"cft"
+# The answer to ``recipe.read`` with neither W, Z nor X behind it.
+_HIT: Final = re.compile(rb"VA (\d{1,10}) c\d{1,20} f(\d{1,10}) t(-?\d{1,10}) (O\d+)\r\n").match
 
 
 def glance_at(recipe: Recipe, env: Env) -> Glance:
@@ -35,40 +36,43 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
 
     Only for enveloped entries with at most one generation, whose read was ``recipe.read``.
     """
-    tally, unpack, unpack_head, now = recipe.tally, recipe.packer.unpack, HEAD.unpack_from, env.now
-    grouped, on_hit, head_size = len(recipe.generations) == 1, env.hooks.on_hit, HEAD.size
+    tally, unpack_head, now, on_hit = recipe.tally, HEAD.unpack_from, env.now, env.hooks.on_hit
+    grouped, head_size, decoders = len(recipe.generations) == 1, HEAD.size, _Decoders(recipe)
+    # The text of a generation is made when the number changes, and not for every hit. One tuple, since another thread
+    # may come between two variables, and the text of a newer generation must never stand for an older number.
+    known = (-1, b"")
 
     def glance(key: bytes, data: bytes, opaque: int, index: int) -> Any:
-        line_end = data.find(b"\r\n")
-        words = data[:line_end].split(b" ")
-        # VA <size> c<cas> f<flags> t<seconds> O<opaque>, with neither W, Z nor X behind it.
-        if len(words) != 6 or words[0] != b"VA" or words[5] != b"O%d" % opaque:
+        nonlocal known
+        found = _HIT(data)
+        if found is None:
             return NOT_PLAIN
-        begin = line_end + 2
+        size, flags, left, token = found.groups()
+        begin = found.end()
+        end = begin + int(size)
+        if token != b"O%d" % opaque or end - begin < head_size or end > len(data):
+            return NOT_PLAIN
+        version, groups, at, own, created, ttl, _, _, hard, delta, generation = unpack_head(data, begin)
+        age, seen = now() * 1000.0 - created, (hard - int(left)) * 1000.0
+        if hard and not seen - 1000.0 <= age <= seen + 1000.0:
+            if not 0.0 <= seen <= hard * 1000.0:
+                return NOT_PLAIN  # touched since it was stored: the server's age says nothing
+            age = seen + (1000.0 if age > seen else -1000.0)
+        if age >= ttl != FOREVER or not ttl or own != key[-16:]:
+            return NOT_PLAIN
+        if version != VERSION or groups != 1 or begin + at > end or at < head_size:
+            return NOT_PLAIN
+        if grouped:
+            number, text = known
+            if number != generation:
+                known = (generation, text := b"\r\nHD c%d " % generation)
+            if data[end:] != text + token + b" Z\r\n":
+                return NOT_PLAIN
+        elif generation or data[end:] != b"\r\n":
+            return NOT_PLAIN
         try:
-            size, flags = int(words[1]), int(words[3][1:])
-            end = begin + size
-            if size < head_size or end > len(data) or not flags & ENVELOPED or not words[1].isdigit():
-                return NOT_PLAIN
-            if words[2][0] != _C or words[3][0] != _F or words[4][0] != _T or not words[2][1:].isdigit():
-                return NOT_PLAIN
-            version, groups, at, own, created, ttl, _, _, hard, delta, generation = unpack_head(data, begin)
-            age, seen = now() * 1000.0 - created, (hard - int(words[4][1:])) * 1000.0
-            if hard and not seen - 1000.0 <= age <= seen + 1000.0:
-                if not 0.0 <= seen <= hard * 1000.0:
-                    return NOT_PLAIN  # touched since it was stored: the server's age says nothing
-                age = seen + (1000.0 if age > seen else -1000.0)
-            if age >= ttl != FOREVER or not ttl or own != key[-16:]:
-                return NOT_PLAIN
-            if version != VERSION or groups != 1 or not head_size <= at <= size:
-                return NOT_PLAIN
-            if grouped:
-                if data[end:] != b"\r\nHD c%d O%d Z\r\n" % (generation, opaque):
-                    return NOT_PLAIN
-            elif generation or data[end:] != b"\r\n":
-                return NOT_PLAIN
-            value = unpack(flags, data[begin + at : end])
-        except (ValueError, LookupError, OverflowError, DecodeError):
+            value = decoders[flags](data[begin + at : end])
+        except DecodeError:
             return NOT_PLAIN
         tally.hits += 1
         tally.saved_us += delta
@@ -77,6 +81,21 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
         return value
 
     return glance
+
+
+class _Decoders(dict[bytes, Callable[[bytes], Any]]):
+    """How to read a payload, by the digits of its client flags; found once for each kind of value."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self._packer = recipe.packer
+
+    def __missing__(self, digits: bytes) -> Callable[[bytes], Any]:
+        flags = int(digits)
+        if not flags & ENVELOPED:
+            raise DecodeError("an entry without the flag of an enveloped value")
+        decode = self[digits] = self._packer.decoder(flags)
+        return decode
 
 
 # Nineteen digits always fit 64 bits; the few numbers that have twenty go the long way.
