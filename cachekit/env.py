@@ -4,7 +4,7 @@ Reporting is in one place so that the counts, the hooks and the log always tell 
 fill passes through exactly one of the methods below, whichever shell drives the flow.
 """
 
-from __future__ import annotations
+# Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
 import itertools
 import logging

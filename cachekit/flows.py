@@ -10,7 +10,7 @@ deletes the stub, and with it the CAS number that the fill under way would store
 "Meta Get", and "Scaling Memcache at Facebook" (NSDI 2013) §3.2.1.
 """
 
-from __future__ import annotations
+# Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -95,7 +95,7 @@ def _ask(exchange: Exchange) -> Flow[Replies]:
         raise _ReadFailed(error) from error
 
 
-def _compete(job: Job, env: Env, patience: _Patience, replies: Replies | None) -> Flow[Any]:
+def _compete(job: Job, env: Env, patience: "_Patience", replies: Replies | None) -> Flow[Any]:
     """Read, judge and act until there is a value: a stored one, somebody else's, or one's own."""
     while patience.rounds < _ROUNDS:
         if replies is None:

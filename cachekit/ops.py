@@ -6,7 +6,7 @@ the sync and the asyncio shells tell the same story. (Named tuples and not datac
 times as long to make.)
 """
 
-from __future__ import annotations
+# Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeAlias, TypeVar

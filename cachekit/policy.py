@@ -23,7 +23,7 @@ Sources: the lease and its token as in "Scaling Memcache at Facebook" (NSDI 2013
 memcached's protocol.txt, "Meta Get".
 """
 
-from __future__ import annotations
+# Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -93,7 +93,7 @@ class Policy(Frozen, kw_only=True):
         if self.group is not UNSET and not isinstance(self.group, bool):
             raise ConfigurationError(f"group={self.group!r}: True or False")
 
-    def over(self, base: Policy) -> Policy:
+    def over(self, base: "Policy") -> "Policy":
         """This policy with the fields that it leaves open taken from ``base``."""
         return base._replace(**{name: value for name, value in self.__dict__.items() if value is not UNSET})
 

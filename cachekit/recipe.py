@@ -5,7 +5,7 @@ direct verb's value (``get_or_set``) is plain, so that other programs can read i
 keeps it.
 """
 
-from __future__ import annotations
+# Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
 import math
 from collections.abc import Callable

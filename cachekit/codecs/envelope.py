@@ -20,7 +20,7 @@ All numbers are unsigned and big-endian. One ``HEAD.unpack_from(data)`` reads ev
 which is all that a plain hit needs; nothing of the value is copied or decoded before its header has been judged.
 """
 
-from __future__ import annotations
+# Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
 import struct
 from typing import Final, NamedTuple
