@@ -48,6 +48,7 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
     "faults_threads": ("R5",),
     "key_collisions": ("R9",),
     "injection": ("R10",),
+    "pickles": ("R11",),
     "bomb": ("R13",),
     "limits": ("R14",),
 }
@@ -55,6 +56,7 @@ SCRIPTS: Mapping[str, Script] = {
     "keys_cost": Script("P5", "what a key costs"),
     "key_collisions": Script("R9", "arguments that must differ", ("100000",)),
     "injection": Script("R10", "hostile input", ("10000",)),
+    "pickles": Script("R11", "pickles that somebody else wrote", ("4096",)),
     "bomb": Script("R13", "small values that unpack to large ones"),
 }
 

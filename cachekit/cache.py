@@ -127,8 +127,17 @@ class Cache(Verbs):
         encode: Callable[[T], object] | None = None,
         decode: Callable[[Any], T] | None = None,
     ) -> type[T]:
-        """Let values of this class be stored. ``encode`` gives plain data, ``decode`` takes it back; see the codecs'
-        page.
+        """Let values of exactly this class be stored by this cache. Returns the class.
+
+        Args:
+            type: the class. Without ``encode`` and ``decode`` it must be an Enum, dataclass, NamedTuple, attrs, msgspec
+                or pydantic class.
+            name: what stands for the class in stored values, for all processes and releases; module and qualified name
+                by default.
+            encode: gives plain data for an instance.
+            decode: makes an equal instance of that data again.
+
+        Raises ``ConfigurationError`` for half a pair, a name that another class has, or what can't be carried.
         """
         return self._registry.register(type, name=name, encode=encode, decode=decode)
 
@@ -176,7 +185,7 @@ class Cache(Verbs):
         """
         unknown = [name for name in options if name not in _OPTIONS]
         if unknown:
-            raise ConfigurationError(f"@cache takes no {unknown[0]}=; it takes {', '.join(_OPTIONS)}")
+            raise ConfigurationError(f"@cache takes no {unknown[0]}=; {_meant(unknown[0])}")
         decorator = Decorator(self, **options)
         return decorator if function is None else decorator(function)
 
@@ -230,7 +239,10 @@ class Cache(Verbs):
         return Stats(functions, self._tally.info(), servers, embedded)
 
     def server_of(self, key: str) -> str:
-        """The name of the server that holds ``key``, as every client with the same servers finds it. Asks nobody."""
+        """The name of the server that holds ``key``, as every cache with the same servers finds it. Asks nobody.
+
+        As in the direct verbs, the prefix is put before a ``str`` but not before a ``Key``. Raises ``RequestError``.
+        """
         fleet = self._fleet
         return fleet.names[fleet.ring.index(wire_key(self._prefix, key))]
 
@@ -323,6 +335,16 @@ class Decorator:
         kind = CachedStaticMethod if isinstance(function, staticmethod) else CachedFunction
         cached: CachedFunction[..., Any] = kind(self._cache, inner, keys, self._policy)
         return CachedClassMethod(cached) if isinstance(function, classmethod) else cached
+
+
+def _meant(option: str) -> str:
+    """What to write instead of an option that the decorator does not have."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for this hint only, and slow to load
+
+    if option in Policy._fields:
+        return f"that is a policy's: policy=Policy({option}=…)"
+    near = get_close_matches(option, _OPTIONS, n=1)
+    return f"did you mean {near[0]}=?" if near else f"it takes {', '.join(_OPTIONS)}"
 
 
 def _checked(policy: Policy | None) -> Policy:

@@ -6,6 +6,7 @@
     ├── ConfigurationError (ValueError)     yours: a bad URL, ttl, key, option or combination of them
     ├── UnkeyableError (TypeError)          yours: an argument that has no stable identity
     ├── RequestError (ValueError)           yours: a request that Memcached would refuse or misread
+    ├── TooLarge (ValueError)               a value that is longer than the servers take (``max_value``)
     ├── CodecError
     │   ├── UnencodableError (TypeError)    a value that the codec can't carry without loss
     │   └── DecodeError (ValueError)        stored bytes that are not (or no longer) a value
@@ -47,6 +48,10 @@ class UnkeyableError(CacheError, TypeError):
 
 class RequestError(CacheError, ValueError):
     """A request that Memcached would refuse or misread; it was not sent."""
+
+
+class TooLarge(CacheError, ValueError):
+    """A value that is longer than the servers take; it was not sent. ``max_value`` in the URL says the limit."""
 
 
 class CodecError(CacheError):

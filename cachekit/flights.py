@@ -26,7 +26,8 @@ class Flight:
     error: BaseException | None = None
     generations: tuple[int, ...] | None = None
     pilot = 0
-    relieved = False
+    relieved = 0
+    ended = False
 
     def join(self) -> Flight:
         """Count a waiter, and shut the gate for him; under the lock of the ``Flights``."""
@@ -74,29 +75,62 @@ class Flights:
             flight = self._flights.get((key, cas))
             return None if flight is None else flight.join()
 
-    def land(self, key: bytes, cas: int | None, value: Any, payload: tuple[int, bytes] | None) -> None:
-        """The function returned: wake the waiters with its result."""
-        flight = self._take_off_the_board(key, cas)
+    def land(
+        self,
+        key: bytes,
+        cas: int | None,
+        value: Any,
+        payload: tuple[int, bytes] | None,
+        flight: Flight | None = None,
+    ) -> None:
+        """The function returned: wake the waiters with its result.
+
+        ``flight``: end this one and no other. A late pilot whose flight was landed for him may find another's under the
+        same lease, begun after an invalidation that his own result is older than.
+        """
+        flight = self._take_off_the_board(key, cas, flight)
         if flight is not None:
             flight.value, flight.payload, flight.landed = value, payload, True
             flight.end()
 
-    def crash(self, key: bytes, cas: int | None, error: BaseException | None) -> None:
+    def crash(self, key: bytes, cas: int | None, error: BaseException | None, flight: Flight | None = None) -> None:
         """The run ended without a result: its waiters raise ``error``, or compete again where it is None."""
-        flight = self._take_off_the_board(key, cas)
+        flight = self._take_off_the_board(key, cas, flight)
         if flight is not None:
             flight.error = error
             flight.end()
 
-    def relieve(self, flight: Flight) -> bool:
-        """Whether the caller, tired of waiting, is the one to run in the pilot's place; the first who asks is."""
+    def forget(self, key: bytes | None = None) -> None:
+        """Let nobody else join the runs without a lease, of ``key`` or of every key, that began before now: an
+        invalidation was acknowledged, and what they bring is older. Who waits for them already is still woken.
+        """
+        if not self._flights:
+            return
         with self._lock:
-            first, flight.relieved = not flight.relieved, True
+            for each in list(self._flights):  # a copy: boarding takes no lock
+                if each[1] is None and key in (None, each[0]):
+                    del self._flights[each]
+
+    def relieve(self, flight: Flight, turn: int = 1) -> bool:
+        """Whether the caller, tired of waiting, is the one to run in the pilot's place; the first who asks is.
+        ``turn``: how often he has been tired of this flight; in each turn there is a first.
+        """
+        with self._lock:
+            first = flight.relieved < turn
+            if first:
+                flight.relieved = turn
             return first
 
-    def _take_off_the_board(self, key: bytes, cas: int | None) -> Flight | None:
+    def _take_off_the_board(self, key: bytes, cas: int | None, flight: Flight | None) -> Flight | None:
+        """The flight to end now; None where it has ended already."""
         with self._lock:
-            return self._flights.pop((key, cas), None)
+            known = self._flights.get((key, cas))
+            if flight is None or flight is known:
+                flight = self._flights.pop((key, cas), None)
+            if flight is None or flight.ended:
+                return None
+            flight.ended = True
+            return flight
 
     def __len__(self) -> int:
         return len(self._flights)

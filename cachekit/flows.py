@@ -118,6 +118,10 @@ def _compete(job: Job, env: Env, patience: "_Patience", replies: Replies | None)
         patience.missed(verdict.value)
         if verdict is Verdict.MINE and reply.cas is not None and generations is not None:
             return (yield from fill(job, env, Lease(reply.cas, replies.sent_at, generations)))
+        if verdict is Verdict.MINE and reply.cas is not None:
+            # Nothing can be stored without the generations, and whoever waits for the lease would wait for nothing.
+            yield from _give_back(job, env, reply.cas, env.flights)
+            break
         if verdict is Verdict.BUSY:
             outcome = yield from patience.wait(reply, replies.sent_at, generations)
             if outcome is not None:
@@ -142,13 +146,14 @@ class _Patience:
     pauses.
     """
 
-    __slots__ = ("_missed", "began", "env", "job", "limit", "rounds")
+    __slots__ = ("_missed", "_seen", "began", "env", "job", "limit", "rounds")
 
     def __init__(self, job: Job, env: Env) -> None:
         self.job, self.env = job, env
         self.began: float | None = None
         self.rounds = 0
         self._missed = False
+        self._seen: tuple[int | None, float] = (None, 0.0)
         self.limit = _FOREVER_S
         # Inside another fill, wait at most half of what is left of its lease: two processes whose fills want each
         # other's value would otherwise wait for ever.
@@ -182,11 +187,12 @@ class _Patience:
         # invalidate_all leaves the stub as it is; a run under the generations before it is not for this caller.
         if flight is not None and flight.generations in (None, generations):
             return (yield from self._join(flight, reply.cas, self.limit - waited))
-        if (
-            lease_age_s(reply, job.recipe.stub_s) - 1 >= job.recipe.lease_s  # the server's clock ticks in whole seconds
-            and reply.cas is not None
-            and generations is not None
-        ):
+        if reply.cas != self._seen[0]:
+            self._seen = (reply.cas, now)
+        # The server's clock ticks in whole seconds. A stub that was touched, or another program's empty value, does not
+        # tell its age: then what counts is how long this caller has seen the same one.
+        age_s = max(lease_age_s(reply, job.recipe.stub_s) - 1, now - self._seen[1])
+        if age_s >= job.recipe.lease_s and reply.cas is not None and generations is not None:
             outcome = yield from self._take_over(Lease(reply.cas, sent_at, generations))
             if outcome is not None:
                 return outcome
@@ -201,24 +207,11 @@ class _Patience:
             return ((yield from run_unprotected(job, env)),)
         if not landed:
             # The pilot is slow, or waits for this very caller in a way that nobody sees (a thread of his own making).
-            return ((yield from self._relieve(flight, cas)),) if env.flights.relieve(flight) else None
+            return ((yield from _relieve(job, env, flight, cas)),) if env.flights.relieve(flight) else None
         if flight.landed or flight.error is not None:
             env.waited(job, env.monotonic() - (self.began or 0.0))
-            return (outcome_of(job, flight),)
+            return ((yield from outcome_of(job, env, flight)),)
         return None
-
-    def _relieve(self, flight: Flight, cas: int | None) -> Flow[Any]:
-        """Run beside the pilot, and land his flight for everybody who waits for it."""
-        job, env = self.job, self.env
-        try:
-            value = yield from _run_bare(job, env)
-        except Exception as error:
-            if env.flights.find(job.key, cas) is flight:
-                env.flights.crash(job.key, cas, error)
-            raise
-        if env.flights.find(job.key, cas) is flight:
-            env.flights.land(job.key, cas, value, _pack(job, env, value)[0])
-        return value
 
     def _take_over(self, lease: Lease) -> Flow[tuple[Any] | None]:
         """The filler is dead or slow: one waiter runs in his place, and stores under the same CAS, so the first
@@ -233,9 +226,23 @@ class _Patience:
         return ((yield from fill(job, env, lease)),)
 
 
-def outcome_of(job: Job, flight: Flight) -> Any:
-    """What an ended flight gives its waiters: a copy of their own where the value could be packed, else the value;
-    or its exception.
+def _relieve(job: Job, env: Env, flight: Flight, cas: int | None) -> Flow[Any]:
+    """Run beside the pilot, and land his flight for everybody who waits for it."""
+    try:
+        value = yield from _run_bare(job, env)
+    except Exception as error:
+        env.flights.crash(job.key, cas, error, flight)
+        del flight  # as in fill
+        raise
+    env.flights.land(job.key, cas, value, job.recipe.pack(value, env.now, env.random)[0], flight)
+    return value
+
+
+def outcome_of(job: Job, env: Env, flight: Flight) -> Flow[Any]:
+    """What an ended flight gives its waiters: a copy of their own, or its exception.
+
+    A value that can't be copied is the pilot's alone (a generator can be read but once, a connection used by one
+    thread), so there each waiter runs the function himself, all at the same time.
     """
     if flight.error is not None:
         raise flight.error
@@ -243,15 +250,15 @@ def outcome_of(job: Job, flight: Flight) -> Any:
         try:
             return job.recipe.packer.unpack(*flight.payload)
         except DecodeError:
-            pass  # what can be packed but not unpacked is a codec's fault; the waiters still get the value itself
-    return flight.value
+            pass  # what can be packed but not unpacked is a codec's fault, and no reason to fail
+    return (yield from _run_bare(job, env))
 
 
 def fill(job: Job, env: Env, lease: Lease) -> Flow[Any]:
     """Run the function under ``lease``, store what it returns, and hand it to the waiters of this process."""
     flights = env.flights
     # Another thread may pilot a flight under the same CAS (a refresh beside a fill): its waiters are then his to serve.
-    pilot = flights.board(job.key, lease.cas, lease.generations)[1]
+    flight, pilot = flights.board(job.key, lease.cas, lease.generations)
     began = env.monotonic()
     try:
         value = yield Compute(job.compute, Filling(flights, job.key, began + job.recipe.lease_s))
@@ -259,55 +266,33 @@ def fill(job: Job, env: Env, lease: Lease) -> Flow[Any]:
         if pilot:
             # Only an Exception is the function's answer; an interrupt is this caller's own, and the others compete
             # again.
-            flights.crash(job.key, lease.cas, error if isinstance(error, Exception) else None)
+            flights.crash(job.key, lease.cas, error if isinstance(error, Exception) else None, flight)
+        del flight  # it refers to the error, whose traceback refers to this frame
         if not isinstance(error, GeneratorExit):
             env.filled(job, env.monotonic() - began, "raised")
             if lease.ours:
-                yield from _give_back(job, env, lease, flights)
+                yield from _give_back(job, env, lease.cas, flights)
         raise
     seconds = env.monotonic() - began
     packed: tuple[int, bytes] | None = None
     try:
-        packed, lifetime, reason = _pack(job, env, value)
+        packed, lifetime, reason = job.recipe.pack(value, env.now, env.random)
         if packed is not None and not reason:
             snapshot = Snapshot(lease.generations, env.now())
             reason = yield from _store(job, env, lease, job.recipe.seal(job.key, packed, lifetime, snapshot, seconds))
         if reason not in ("", "superseded"):
-            yield from _give_back(job, env, lease, flights)
+            yield from _give_back(job, env, lease.cas, flights)
     finally:
         if pilot:
-            flights.land(job.key, lease.cas, value, packed)
+            flights.land(job.key, lease.cas, value, packed, flight)
     env.filled(job, seconds, reason)
     return value
-
-
-def _pack(job: Job, env: Env, value: Any) -> tuple[tuple[int, bytes] | None, float | None, str]:
-    """The packed value, its lifetime in seconds (None: for ever), and why it can't be stored ("" where it can).
-
-    Encoders and ttl callables are users' code: whatever they raise, the caller still gets his result.
-    """
-    recipe = job.recipe
-    try:
-        packed = recipe.packer.pack(value)
-    except Exception as error:  # noqa: BLE001
-        # Only the type: the error's own text shows where in the value it sits, and logs and events carry no values.
-        name = getattr(error, "type_name", None) or type(value).__qualname__
-        return (
-            None,
-            None,
-            f"unencodable: {name} can't be carried without loss; cache.register() it or return plain data",
-        )
-    try:
-        lifetime = recipe.lifetime(value, env.now(), env.random)
-    except Exception as error:  # noqa: BLE001
-        return packed, None, f"no ttl: its function raised {type(error).__name__}"
-    return packed, lifetime, "ttl 0" if lifetime == 0 else ""
 
 
 def _store(job: Job, env: Env, lease: Lease, sealed: tuple[int, bytes, int]) -> Flow[str]:
     """Store under the lease; "" or the reason why it was not stored. Never retried: it may have gone through."""
     if len(sealed[1]) > job.recipe.max_value_bytes:
-        return f"too large: {len(sealed[1])} bytes"
+        return f"too large: {len(sealed[1])} bytes, and max_value is {job.recipe.max_value_bytes}"
     opaque = env.opaque()
     request = store_request(job.key, sealed, lease.cas, opaque)
     try:
@@ -321,7 +306,7 @@ def _store(job: Job, env: Env, lease: Lease, sealed: tuple[int, bytes, int]) -> 
     return f"refused: {reply.error}" if reply.code == "ERROR" else "superseded"
 
 
-def _give_back(job: Job, env: Env, lease: Lease, flights: Flights) -> Flow[None]:
+def _give_back(job: Job, env: Env, cas: int, flights: Flights) -> Flow[None]:
     """Let the next reader fill: nothing will be stored under this lease, and what stood there is outdated.
 
     Unlike a store it may go over a new connection: whatever it deletes by mistake is only computed again. A child that
@@ -330,7 +315,7 @@ def _give_back(job: Job, env: Env, lease: Lease, flights: Flights) -> Flow[None]
     if env.flights is not flights:
         return
     opaque = env.opaque()
-    request = give_back_request(job.key, lease.cas, opaque)
+    request = give_back_request(job.key, cas, opaque)
     try:
         yield Exchange(job.server, request, 1, opaque, retry=True)
     except ServerError as error:
@@ -343,21 +328,35 @@ def run_unprotected(job: Job, env: Env) -> Flow[Any]:
     """
     flight, pilot = env.flights.board(job.key, None)
     if not pilot:
-        began = env.monotonic()
-        if (yield Join(flight, _Patience(job, env).limit)) and (flight.landed or flight.error is not None):
-            env.waited(job, env.monotonic() - began)
-            return outcome_of(job, flight)
-        return (yield from _run_bare(job, env))
+        return (yield from _wait_unprotected(job, env, flight))
     try:
         value = yield from _run_bare(job, env)
     except BaseException as error:
-        env.flights.crash(job.key, None, error if isinstance(error, Exception) else None)
+        env.flights.crash(job.key, None, error if isinstance(error, Exception) else None, flight)
+        del flight  # as in fill
         raise
     packed = None
+    env.flights.forget(job.key)  # for who joined after the next line nothing would be packed
     if flight.waiters:
-        packed, _, _ = _pack(job, env, value)
-    env.flights.land(job.key, None, value, packed)
+        packed, _, _ = job.recipe.pack(value, env.now, env.random)
+    env.flights.land(job.key, None, value, packed, flight)
     return value
+
+
+def _wait_unprotected(job: Job, env: Env, flight: Flight) -> Flow[Any]:
+    """Wait for a run without a lease; where it takes long, one more waiter a lease stops waiting and runs himself."""
+    began, lease_s, left = env.monotonic(), job.recipe.lease_s, _Patience(job, env).limit
+    for turn in range(1, _ROUNDS):
+        landed = yield Join(flight, min(left, lease_s))
+        if landed and (flight.landed or flight.error is not None):
+            env.waited(job, env.monotonic() - began)
+            return (yield from outcome_of(job, env, flight))
+        if landed is not False or left <= lease_s:
+            break
+        if env.flights.relieve(flight, turn):
+            return (yield from _relieve(job, env, flight, None))
+        left -= lease_s
+    return (yield from _run_bare(job, env))
 
 
 def _run_bare(job: Job, env: Env) -> Flow[Any]:
@@ -376,7 +375,9 @@ def refresh(job: Job, env: Env) -> Flow[Any]:
         env.trouble(job, error)
         return (yield from _run_bare(job, env))
     reply, generations = replies.replies[0], numbers(replies.replies[1:])
-    if reply.cas is None or generations is None:
+    if not reply.cas or generations is None:
+        if reply.won and reply.cas:
+            yield from _give_back(job, env, reply.cas, env.flights)
         return (yield from _run_bare(job, env))
     return (yield from fill(job, env, Lease(reply.cas, replies.sent_at, generations, ours=reply.won)))
 

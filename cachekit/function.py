@@ -59,10 +59,10 @@ class Call(Frozen, Generic[R]):
 class Explanation(Frozen):
     """Where an entry is and what is the matter with it.
 
-    ``state``: fresh, expired, invalidated, garbage, absent, being filled, or unreachable. Ages and ttls are in seconds,
-    ``ttl_s``
-    None: for ever. ``size_bytes`` counts the stored value with its header; ``fill_s`` is how long the function ran for
-        it.
+    ``state``: fresh, expired, invalidated, ahead (computed under a newer generation than was read just now), garbage,
+    absent, being filled, or unreachable. ``age_s`` and ``ttl_s`` are in seconds; ``ttl_s`` is None for an entry that
+    lives for ever, and where there is none. ``size_bytes`` counts the stored value with its header, ``format`` says how
+    it is written, ``fill_s`` for how many seconds the function ran for it.
     """
 
     key: Key
@@ -92,18 +92,18 @@ class CachedFunction(Generic[P, R]):
         self._recipe: Recipe | None = None
         self._read: Reader = self._first_read
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if self._cache.off and self._cache.is_disabled():
             return self._function(*args, **kwargs)
         return self._read(self._make(*args, **kwargs), self._function, args, kwargs)  # type: ignore[no-any-return]
 
     # -- one entry ---------------------------------------------------------------------------------------------------
 
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> Key:
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> Key:
         """The key of this call's entry, exactly as it is on the wire. Raises ``UnkeyableError``."""
         return Key(self._make(*args, **kwargs).decode())
 
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+    def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove this call's entry, and void any fill of it under way.
 
         True once its server has acknowledged: from then no caller anywhere gets a value computed before. False: the
@@ -118,23 +118,24 @@ class CachedFunction(Generic[P, R]):
             acknowledged = replies.replies[0].code in ("HD", "NF")
         except ServerError as error:
             cache._env.trouble(self._job(key, args, kwargs), error)
+        cache._env.flights.forget(key)
         self._tell(key.decode(), acknowledged)
         return acknowledged
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function now, store what it returns, and return it. An invalidation during the run still wins."""
         if self._cache.is_disabled():
             return self._function(*args, **kwargs)
         job = self._job(self._make(*args, **kwargs), args, kwargs)
         return run(refresh(job, self._cache._env), self._cache._fleet)  # type: ignore[no-any-return]
 
-    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | Miss:
+    def peek(self, /, *args: P.args, **kwargs: P.kwargs) -> R | Miss:
         """What is stored and fresh, else ``MISS``. Never runs the function and never takes a lease."""
         key = self._make(*args, **kwargs)
         stored = self._stored([key]).get(key)
         return MISS if stored is None else stored[0]
 
-    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+    def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Where this call's entry is, how old, how large, and why it would or would not be served. Changes nothing."""
         key = self._make(*args, **kwargs)
         cache, recipe = self._cache, self._ready()
@@ -164,7 +165,7 @@ class CachedFunction(Generic[P, R]):
 
     # -- many entries ------------------------------------------------------------------------------------------------
 
-    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+    def bind(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """This call, to be made later or by ``many``. Raises ``TypeError`` now for arguments that don't fit."""
         self._keys.bind(*args, **kwargs)
         return Call(self, args, kwargs)
@@ -172,9 +173,12 @@ class CachedFunction(Generic[P, R]):
     def many(self, calls: Iterable[Call[R]]) -> list[R]:
         """The results of many calls, in their order: one window of reads over all servers, then one run for each
         miss.
+
+        Raises ``ConfigurationError`` for anything but calls that this function's ``bind`` made, and what the function
+        raises.
         """
         wanted = list(calls)
-        if any(call.function is not self for call in wanted):  # type: ignore[comparison-overlap]
+        if any(getattr(call, "function", None) is not self for call in wanted):
             raise ConfigurationError(f"{self._keys.name}.many() takes calls made by its own bind() only")
         keys = [self._make(*call.args, **call.kwargs) for call in wanted]
         if self._cache.is_disabled():
@@ -211,6 +215,7 @@ class CachedFunction(Generic[P, R]):
         for index, outcome in enumerate(outcomes):
             if isinstance(outcome, ServerError):
                 cache._env.trouble(Job(recipe, generation, index, self._function), outcome)
+        cache._env.flights.forget()
         self._tell(generation.decode(), acknowledged)
         return acknowledged
 
@@ -344,30 +349,30 @@ class BoundFunction(Generic[P, R]):
         self.__name__: str = function.__name__
         self.__doc__ = function.__doc__
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.__func__(self.__self__, *args, **kwargs)
 
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> Key:
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> Key:
         """See ``CachedFunction.key``."""
         return self.__func__.key(self.__self__, *args, **kwargs)
 
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+    def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """See ``CachedFunction.invalidate``."""
         return self.__func__.invalidate(self.__self__, *args, **kwargs)
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """See ``CachedFunction.refresh``."""
         return self.__func__.refresh(self.__self__, *args, **kwargs)
 
-    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | Miss:
+    def peek(self, /, *args: P.args, **kwargs: P.kwargs) -> R | Miss:
         """See ``CachedFunction.peek``."""
         return self.__func__.peek(self.__self__, *args, **kwargs)
 
-    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+    def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """See ``CachedFunction.explain``."""
         return self.__func__.explain(self.__self__, *args, **kwargs)
 
-    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+    def bind(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """See ``CachedFunction.bind``."""
         return self.__func__.bind(self.__self__, *args, **kwargs)
 

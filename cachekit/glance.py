@@ -98,9 +98,10 @@ class _Decoders(dict[bytes, Callable[[bytes], Any]]):
         return decode
 
 
-# Nineteen digits always fit 64 bits; the few numbers that have twenty go the long way.
+# Nineteen digits always fit 64 bits; the few numbers that have twenty go the long way, and so does 0: a server without
+# CAS numbers says that.
 _MINE: Final = re.compile(
-    rb"VA 0 c(\d{1,19}) f0 t-?\d{1,10} O(\d+) W\r\n\r\n(?:HD c(\d{1,19}) O(\d+) [WZ]\r\n)?"
+    rb"VA 0 c([1-9]\d{0,18}) f0 t-?\d{1,10} O(\d+) W\r\n\r\n(?:HD c([1-9]\d{0,18}) O(\d+) [WZ]\r\n)?"
 ).fullmatch
 
 

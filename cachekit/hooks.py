@@ -27,7 +27,10 @@ class Hit(Frozen):
 
 
 class Miss(Frozen):
-    """Nothing usable was stored. ``reason``: absent, expired, invalidated, garbage."""
+    """Nothing usable was stored.
+
+    ``reason``: absent, expired, invalidated, ahead, garbage, being filled, no lease, no CAS, or no answer.
+    """
 
     function: str
     key: str
@@ -44,7 +47,11 @@ class Wait(Frozen):
 
 
 class Fill(Frozen):
-    """The function ran for ``seconds``. ``stored`` says whether the result went in, ``reason`` why not."""
+    """The function ran for ``seconds``. ``stored`` says whether the result went in.
+
+    ``reason``: why it did not, else empty. It begins with unencodable, too large, refused, no ttl, ttl 0, superseded,
+    no lease, lost (the store was not answered), or raised (the function did).
+    """
 
     function: str
     key: str
@@ -97,6 +104,7 @@ class Event(Generic[E]):
         self.listeners = tuple(known for known in self.listeners if known != listener)
 
     def emit(self, event: E) -> None:
+        """Tell every listener, in the order of their coming; what one of them raises stays here."""
         for listener in self.listeners:
             try:
                 listener(event)

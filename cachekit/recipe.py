@@ -132,6 +132,29 @@ class Recipe:
         header = Header(own, created_ms, ttl_ms, hard_s=hard_s, delta_us=delta_us, generations=generations)
         return flags | ENVELOPED, seal(header, payload), until
 
+    def pack(
+        self, value: Any, now: Callable[[], float], random: Callable[[], float]
+    ) -> tuple[tuple[int, bytes] | None, float | None, str]:
+        """The packed value, its lifetime in seconds (None: for ever), and why it can't be stored ("" where it can).
+
+        Encoders and ttl callables are users' code: whatever they raise, the caller still gets his result.
+        """
+        try:
+            packed = self.packer.pack(value)
+        except Exception as error:  # noqa: BLE001
+            # Only the type: the error's own text shows where in the value it sits, and logs and events carry no values.
+            name = getattr(error, "type_name", None) or type(value).__qualname__
+            return (
+                None,
+                None,
+                f"unencodable: {name} can't be carried without loss; cache.register() it or return plain data",
+            )
+        try:
+            lifetime = self.lifetime(value, now(), random)
+        except Exception as error:  # noqa: BLE001
+            return packed, None, f"no ttl: its function raised {type(error).__name__}"
+        return packed, lifetime, "ttl 0" if lifetime == 0 else ""
+
     def lifetime(self, value: Any, now_s: float, random: Callable[[], float]) -> float | None:
         """Seconds that ``value``, made now, is fresh; None: for ever. Raises what a ttl callable of the user's
         raises.
@@ -173,4 +196,5 @@ def give_back_request(key: bytes, cas: int, opaque: int) -> bytes:
 
 def take_over_request(key: bytes, lease_s: float, opaque: int) -> bytes:
     """Ask for the second-level lease: who adds this small item first may fill in place of a dead or slow winner."""
-    return meta.ms(key[:249] + b"!", b"1", b"ME T%d O%d" % (math.ceil(lease_s), opaque))
+    # A second more than the lease: by the server's clock T1 may be over after 0.07 s, and a second heir would run.
+    return meta.ms(key[:249] + b"!", b"1", b"ME T%d O%d" % (math.ceil(lease_s) + 1, opaque))

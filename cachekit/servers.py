@@ -44,8 +44,10 @@ class Tls(Frozen):
 class Server(Frozen):
     """One server: a TCP address or the path of a UNIX socket, and its weight in the ring.
 
-    ``name`` is the canonical spelling: ``10.0.0.1:11211``, ``[::1]:11211``, ``unix:/run/m.sock``. Make one with
-    ``parse_server``, which finds the name.
+    ``name`` is the canonical spelling: ``10.0.0.1:11211``, ``[::1]:11211``, ``unix:/run/m.sock``. ``Cache`` finds it
+    out of the address, whatever is written here. ``weight``: the share of the keys beside the others', above 0.
+
+    Raises ``ConfigurationError`` for both an address and a path, or neither, and for a weight that can't be.
     """
 
     name: str

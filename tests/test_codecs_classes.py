@@ -428,6 +428,7 @@ def test_bad_registrations() -> None:
         lambda: registry.register(Item, name="x" * 1001),
         lambda: registry.register(Item, name="a#b"),
         lambda: registry.register(list, encode=list, decode=list),
+        lambda: registry.register(typing.cast("Any", 7), encode=list, decode=list),
     ):
         with pytest.raises(ConfigurationError):
             bad()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -122,6 +124,24 @@ def _drip(start: bytes) -> Callable[[bytes], Iterator[object]]:
             yield b"x"
 
     return script
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no interval timers there")
+def test_the_deadline_holds_under_an_interval_timer() -> None:
+    """A profiler's signals come faster than the deadline; each would start the kernel's own timer again."""
+    old = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        with cache_on(lambda _: [HANG], deadline="100ms") as (cache, _):
+            began = time.monotonic()
+            rescue = threading.Timer(GENEROUS_S, signal.setitimer, (signal.ITIMER_REAL, 0))
+            rescue.start()
+            assert cache.get("k", MISS) is MISS
+            rescue.cancel()
+            assert time.monotonic() - began < GENEROUS_S
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +429,8 @@ def test_a_connection_that_lay_idle_too_long_costs_nothing(behind: EmbeddedServe
 
         f()
         cache.set("k", 1)
-        for read in (f, lambda: cache.get("k"), lambda: cache.touch("k"), f.invalidate):
+        deletes = (f.invalidate, lambda: cache.delete("k"))
+        for read in (f, lambda: cache.get("k"), lambda: cache.touch("k"), *deletes):
             close.set()
             assert read()
         assert cache.stats().direct.errors == 0

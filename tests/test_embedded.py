@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cachekit import meta
 from cachekit.embedded import EmbeddedServer
+from cachekit.embedded import server as embedded_server
 from cachekit.embedded.digits import int32, uint32, uint64
 from cachekit.errors import RequestError, Unreachable
 
@@ -382,3 +383,25 @@ class TestInterruptions:
         finally:
             busy.set()
             thread.join()
+
+
+def test_one_fork_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one thread holds over its fork, another's must not let go: it would stay locked for ever."""
+    monkeypatch.setattr(EmbeddedServer, "hold", lambda _: None)
+    monkeypatch.setattr(EmbeddedServer, "let_go", lambda _: None)
+    server = EmbeddedServer()
+    embedded_server._before_fork()
+    held = list(embedded_server._held)
+    assert server in held
+
+    def fork() -> None:
+        embedded_server._before_fork()
+        embedded_server._after_fork()
+
+    other = threading.Thread(target=fork, daemon=True)
+    other.start()
+    other.join(0.2)
+    assert (other.is_alive(), embedded_server._held) == (True, held)
+    embedded_server._after_fork()
+    other.join(10)
+    assert (other.is_alive(), embedded_server._held) == (False, [])

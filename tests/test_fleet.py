@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -76,6 +77,23 @@ def test_no_server_reachable(where: str, caplog: pytest.LogCaptureFixture) -> No
         assert not any(servers.values())
     assert len(warnings(caplog)) == len(servers)
     assert all("marked down" in warning for warning in warnings(caplog))
+
+
+def test_no_thread_for_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit of threads, and while the interpreter ends, the function still just runs."""
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Cache(f"memcached://127.0.0.1:{free_port()}") as cache:
+        square = squares(cache)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            assert [square(3), square(3)] == [9, 9]
+            assert cache.get("k", MISS) is MISS
+            assert not square.invalidate(3)
+        assert square(3) == 9
+        assert any(thread.name == "cachekit-probe" for thread in threading.enumerate())
 
 
 def test_on_error_raise() -> None:
@@ -267,6 +285,41 @@ def test_a_lease_is_only_good_on_a_connection_as_old(mortal: Memcached) -> None:
         assert fleet.exchange(request).replies[0].won
         with pytest.raises(LeaseVoid):
             fleet.exchange(spend)
+
+
+def test_a_listener_that_reconnects_does_not_renew_the_lease() -> None:
+    """It hears of the miss before the function runs; the server was restarted, and numbers its items anew."""
+    with start_memcached() as server, Cache(f"{url_of(server)}?deadline=5s", prefix="p") as cache:
+        square = squares(cache)
+        assert square(1) == 1
+
+        @cache.hooks.on_miss
+        def listener(event: object) -> None:
+            key = square.key(2).encode()
+            lease = server.ask(b"mg %b c\r\n" % key).split()[1]
+            server.restart()
+            cache.get("anything")
+            while server.ask(b"mg %b c N30\r\n" % key).split()[1] != lease:  # till another's lease has the same number
+                server.ask(b"md %b\r\n" % key)
+
+        square(2)
+        assert square.info().unstored == 1
+        assert square.peek(2) is MISS
+
+
+def test_a_handler_that_closes_the_cache_between_two_steps(mortal: Memcached, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler may run after any call; one that closes the cache takes the connection off the shelf."""
+    with Cache(url_of(mortal), prefix="p") as cache:
+        cache.set("k", 1)
+        getpid = os.getpid
+
+        def interrupted() -> int:
+            cache._fleet.drop(0)
+            return getpid()
+
+        monkeypatch.setattr(os, "getpid", interrupted)
+        assert cache.set("k", 2)
+        assert cache.get("k") == 2
 
 
 def test_the_first_lease_of_a_thread_is_good(mortal: Memcached) -> None:

@@ -198,3 +198,40 @@ def test_a_flight_without_waiters_ends_quietly() -> None:
     flight = Flight()
     flight.end()
     assert flight.waiters == 0
+
+
+def test_a_late_pilot_lands_his_own_flight_only() -> None:
+    """His was landed for him; the one that is in the air now, under the same lease, began after an invalidation."""
+    flights = Flights()
+    late, _ = flights.board(KEY, 7, (1,))
+    flights.land(KEY, 7, "relief", None, late)
+    newer, _ = flights.board(KEY, 7, (2,))
+    flights.land(KEY, 7, "old", None, late)
+    flights.crash(KEY, 7, LookupError(), late)
+    assert (late.value, late.error, newer.landed, newer.error) == ("relief", None, False, None)
+    assert flights.find(KEY, 7) is newer
+
+
+def test_after_an_invalidation_nobody_joins_a_run_without_a_lease_from_before_it() -> None:
+    """It is known by its key alone, so only this tells it from a newer one; who waits already is still woken."""
+    flights = Flights()
+    old, _ = flights.board(KEY, None)
+    leased, _ = flights.board(KEY, 7)
+    other, _ = flights.board(OTHER, None)
+    assert flights.board(KEY, None) == (old, False)
+    flights.forget(KEY)
+    new, pilot = flights.board(KEY, None)
+    assert pilot
+    assert (flights.find(KEY, 7), flights.find(OTHER, None)) == (leased, other)
+    flights.land(KEY, None, "old", None, old)
+    assert old.wait(0.0)
+    assert flights.find(KEY, None) is new
+    flights.forget()
+    assert flights.find(OTHER, None) is None
+
+
+def test_one_waiter_a_turn_relieves_the_pilot() -> None:
+    """Not all at once, and not only one ever: he may be interrupted in his turn."""
+    flights = Flights()
+    flight, _ = flights.board(KEY, 7)
+    assert [flights.relieve(flight, turn) for turn in (1, 1, 2, 1, 2, 3)] == [True, False, True, False, False, True]

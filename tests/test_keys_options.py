@@ -202,6 +202,10 @@ def test_the_type_inside_is_named() -> None:
     """For a container the error names what it holds, for **kwargs and key= where it comes from."""
     with pytest.raises(UnkeyableError, match="argument 'name' \\(of type list\\) holds something of type Shop"):
         make()(1, [{"a": Shop()}])
+    with pytest.raises(UnkeyableError, match="argument 'name' \\(of type list\\) holds something that is .*<lambda>: "):
+        make()(1, [lambda: 1])
+    with pytest.raises(UnkeyableError, match="argument 'name' \\(of type function\\) is .*<lambda>: "):
+        make()(1, lambda: 1)
     with pytest.raises(UnkeyableError) as caught:
         make(everything)(1, 2, x=Shop())
     assert caught.value.parameter == "more"

@@ -272,7 +272,7 @@ def test_the_second_lease_has_a_key_that_the_server_takes(key: bytes) -> None:
     assert (command, size, data) == (b"ms", b"1", b"1")
     assert own == meta.check_key(own) != key
     assert own.startswith(key[:249])
-    assert flags == [b"ME", b"T10", b"O7"]
+    assert flags == [b"ME", b"T11", b"O7"]
 
 
 def test_judging_an_entry_is_the_policys_work() -> None:

@@ -17,7 +17,9 @@ from cachekit.types import Key
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_servers(parser, "a ring to place the key on; default: the one that the function's cache says")
     parser.add_argument("function", metavar="MODULE:FUNCTION", help="where the cached function is, such as shop:report")
-    parser.add_argument("words", nargs="*", metavar="ARG", help="its arguments, as Python literals: 42, name='\"Ada\"'")
+    parser.add_argument(
+        "words", nargs="*", default=[], metavar="ARG", help="its arguments, as Python literals: 42, name='\"Ada\"'"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:

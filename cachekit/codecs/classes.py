@@ -32,6 +32,8 @@ def carrier_for(
     cls: type[T], name: str | None, encode: Callable[[T], object] | None, decode: Callable[[Any], T] | None
 ) -> Carrier:
     """The carrier that ``Registry.register`` is asked for. Raises ConfigurationError."""
+    if not isinstance(cls, type):
+        raise ConfigurationError(f"register() takes a class, not {type(cls).__name__}")
     if cls in CARRIED_TYPES:
         raise ConfigurationError(f"{full_name(cls)} is carried already; only other classes can be registered")
     wire = wire_name(cls) if name is None else name

@@ -59,7 +59,8 @@ class EmbeddedServer:
         self._lock = threading.RLock()
         self._inside = False
         self._store = Store(memory_bytes, item_bytes, clock())
-        _servers.add(self)
+        with _forking:  # a set can't be looked through while it grows
+            _servers.add(self)
 
     def __repr__(self) -> str:
         return f"EmbeddedServer({len(self._store.items)} items, {self._store.bytes} bytes)"
@@ -108,9 +109,12 @@ class EmbeddedServer:
 
 _servers: weakref.WeakSet[EmbeddedServer] = weakref.WeakSet()
 _held: list[EmbeddedServer] = []
+_forking = threading.RLock()
+"""One fork at a time: ``_held`` is what the thread that forks must let go, and nobody else can."""
 
 
 def _before_fork() -> None:
+    _forking.acquire()
     for server in list(_servers):
         server.hold()
         _held.append(server)
@@ -119,6 +123,7 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     while _held:
         _held.pop().let_go()
+    _forking.release()
 
 
 if hasattr(os, "register_at_fork"):

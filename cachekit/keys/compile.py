@@ -22,6 +22,7 @@ import sys
 from binascii import b2a_base64
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from cachekit.errors import UnkeyableError
@@ -271,7 +272,12 @@ class _Digester:
 
     def _error(self, label: str, value: object, why: str, type_name: str | None) -> UnkeyableError:
         outer = type(value).__qualname__
-        inside = "" if type_name in (None, outer) else f"holds something of type {type_name}, which "
+        if type_name in (None, outer) or (why.startswith("is ") and isinstance(value, type | FunctionType)):
+            inside = ""
+        else:  # ``why`` names a class or function itself: "is app.outer.<locals>.Inner: …"
+            inside = (
+                "holds something that " if why.startswith("is ") else f"holds something of type {type_name}, which "
+            )
         subject = f"{label!r} in key= or namespace=" if self.made_by_option(label) else f"argument {label!r}"
         return UnkeyableError(
             f"{self.identity.qualname}() can't be keyed: {subject} (of type {outer}) {inside}{why}. "

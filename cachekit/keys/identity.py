@@ -101,7 +101,7 @@ def _describe(function: Callable[..., object]) -> tuple[str, str, inspect.Signat
     bound = owner is not None and not isinstance(owner, ModuleType)
     if bound or not isinstance(module, str) or not isinstance(qualname, str):
         raise ConfigurationError(
-            f"a {type(function).__name__} has no name of its own to key by: "
+            f"an object of class {type(function).__name__} has no name of its own to key by: "
             "decorate a function, and a method where its class defines it"
         )
     if qualname.endswith("<lambda>"):

@@ -42,7 +42,8 @@ def named(thing: object) -> tuple[str, str]:
         raise UnkeyableError("has no name", type_name=type(thing).__qualname__)
     if "<" in qualname:
         raise UnkeyableError(
-            f"is {qualname}: what is made inside a function has no name of its own; move it to the top of its module",
+            f"is {qualname}: a lambda, or what is made inside a function, has no name of its own; "
+            "move it to the top of its module, under a name",
             type_name=qualname,
         )
     if _lookup(module, qualname) is not thing:

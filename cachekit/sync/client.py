@@ -24,6 +24,7 @@ from cachekit.errors import (
     Refused,
     RequestError,
     ServerError,
+    TooLarge,
     Unreachable,
 )
 from cachekit.expiry import Ttl, exptime, lifetime_s, parse_ttl
@@ -128,7 +129,7 @@ class Verbs:
         """The values of those ``keys`` that have one. Every server is asked at once; a server in trouble costs its
         own keys only.
         """
-        asked = list(keys)
+        asked = _listed(keys)
         names = dict(zip(wire_keys(self._prefix, asked), asked, strict=True))
         found: dict[str, Any] = {}
         unpack: Callable[..., Any] = self._unpack
@@ -181,7 +182,10 @@ class Verbs:
 
     def delete(self, key: str) -> bool:
         """Remove ``key``; True when something was there."""
-        return self._remove(wire_key(self._prefix, key))
+        wire = wire_key(self._prefix, key)
+        removed = self._remove(wire)
+        self._env.flights.forget(wire)
+        return removed
 
     def touch(self, key: str, ttl: Any = UNSET) -> bool:
         """Give ``key`` a new ttl, counted from now; False where nothing is stored."""
@@ -227,7 +231,7 @@ class Verbs:
                 end = self._until(parsed, value) if until is None else until
                 flags, payload = pack(value) if end != AT_ONCE else (FOREIGN, b"")
                 if len(payload) > limit:
-                    raise _too_large(wire, payload)
+                    raise _too_large(wire, payload, limit)
             except CacheError as error:
                 lost.append(key)
                 self._unstorable(wire, error)
@@ -240,9 +244,10 @@ class Verbs:
         """Remove ``keys``; returns those that no server acknowledged, so an empty list is success. Asks all servers
         at once.
         """
-        given = list(keys)
+        given = _listed(keys)
         names = dict(zip(wire_keys(self._prefix, given), given, strict=True))
         odd = self._send_all({wire: b"md %b\r\n" % wire for wire in names})
+        self._env.flights.forget()
         return [names[wire] for wire, code in odd.items() if code != "NF"]
 
     def get_or_set(self, key: str, compute: Callable[[], T], ttl: Any = UNSET) -> T:
@@ -296,7 +301,9 @@ class Verbs:
             return payload or MISS
         header, at = open_envelope(payload)
         young = header.ttl_ms == FOREVER or self._env.now() * 1000 - header.created_ms < header.ttl_ms
-        if header.fingerprint != wire[-16:] or not young:
+        # Under which number the function's generation stands now, this read did not ask: an entry that may have been
+        # invalidated with all others is not given out. ``peek`` asks.
+        if header.fingerprint != wire[-16:] or not young or any(header.generations):
             return MISS
         return self._packer.unpack(flags ^ ENVELOPED, payload[at:])
 
@@ -306,7 +313,7 @@ class Verbs:
         try:
             flags, payload = self._packer.pack(value) if until != AT_ONCE else (FOREIGN, b"")
             if len(payload) > self._max_value_bytes:
-                raise _too_large(wire, payload)
+                raise _too_large(wire, payload, self._max_value_bytes)
         except CacheError as error:
             return self._unstorable(wire, error, how in _REPLACING)
         opaque = next(self._env.opaques)
@@ -318,15 +325,23 @@ class Verbs:
     def _remove(self, wire: bytes) -> bool:
         """Delete; True when something was there."""
         opaque = next(self._env.opaques)
-        reply = self._command(wire, meta.md(wire, b"O%d" % opaque), opaque)
+        reply = self._command(wire, meta.md(wire, b"O%d" % opaque), opaque, retry=True)
         return reply is not None and reply.code == "HD"
 
-    def _command(self, wire: bytes, request: Request, opaque: int) -> Reply | None:
-        """The reply to one command about ``wire``; None on trouble."""
+    def _command(self, wire: bytes, request: Request, opaque: int, *, retry: bool = False) -> Reply | None:
+        """The reply to one command about ``wire``; None on trouble. ``retry``: it may go twice, should the server have
+        closed the connection while that lay idle.
+        """
         fleet = self._fleet
         index = fleet.ring.table[crc32(wire) & fleet.ring.mask]
         try:
-            (reply,), _ = fleet.converse(index, request, 1, opaque)
+            try:
+                (reply,), _ = fleet.converse(index, request, 1, opaque)
+            except Unreachable:
+                if not retry or not fleet.health[index].up:
+                    raise
+                fleet.drop(index)
+                (reply,), _ = fleet.converse(index, request, 1, opaque)
         except ServerError as error:
             return self._trouble(index, error, None)
         if reply.code == "ERROR":
@@ -419,5 +434,12 @@ def _one_line(connection: AnyConnection, data: bytes, wire: bytes) -> bytes:
     return data[:-2]
 
 
-def _too_large(wire: bytes, payload: bytes) -> CacheError:
-    return CacheError(f"{len(payload)} bytes are more than the servers take (max_value)", key=wire.decode())
+def _listed(keys: Iterable[str]) -> list[str]:
+    # A lone text is an iterable of letters, and nobody means those.
+    if isinstance(keys, str):
+        raise RequestError(f"many keys are a list or another iterable of texts, not one text: {keys!r:.60}")
+    return list(keys)
+
+
+def _too_large(wire: bytes, payload: bytes, limit: int) -> TooLarge:
+    return TooLarge(f"too large: {len(payload)} bytes, and max_value is {limit}", key=wire.decode())

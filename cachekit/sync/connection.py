@@ -135,7 +135,8 @@ class Connection:
 
     def _adopt(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._kernel_timers = _KERNEL_TIMERS and type(sock) is _RAW_SOCKET and _RAW_SOCKET.__module__ == "socket"
+        usual = type(sock) is _RAW_SOCKET and _RAW_SOCKET.__module__ == "socket"
+        self._kernel_timers = _KERNEL_TIMERS and usual and not _interrupted_often()
         if self._kernel_timers:
             sock.settimeout(None)
         self._set_timer(self.deadline_s)
@@ -391,6 +392,15 @@ class Connection:
             error.server = self.server.name
         if isinstance(error, OSError) and not isinstance(error, ServerError):
             raise translated(error, self.server) from error
+
+
+def _interrupted_often() -> bool:
+    """Whether an interval timer runs here, as some profilers set one. Each of its signals would start the kernel's
+    timer again, and a silent server would never be given up; Python's own timeout counts on.
+    """
+    import signal  # noqa: PLC0415 - whoever only imports cachekit has no connection, and need not load this
+
+    return any(signal.getitimer(which)[1] for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF))
 
 
 def missing_bytes(data: bytes) -> int:

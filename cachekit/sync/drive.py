@@ -21,14 +21,15 @@ def run(flow: Flow[R], fleet: Fleet) -> R:
     """
     outcome: Any = None
     error: BaseException | None = None
-    thrown: BaseException | None = None
+    thrown: list[BaseException] = []
     try:
         while True:
             if error is None:
                 op = flow.send(outcome)
             else:
-                thrown, error = error, None
-                op = flow.throw(thrown)
+                thrown.append(error)
+                error = None
+                op = flow.throw(thrown[-1])
             try:
                 outcome = perform(op, fleet)
             except BaseException as raised:  # noqa: BLE001
@@ -38,11 +39,15 @@ def run(flow: Flow[R], fleet: Fleet) -> R:
     except RuntimeError as wrapped:
         # A generator turns a StopIteration that passes through it into this (PEP 479); the function's caller gets his
         # own.
-        if isinstance(thrown, StopIteration) and wrapped.__cause__ is thrown:
-            raise thrown from None
+        cause = wrapped.__cause__
+        if isinstance(cause, StopIteration) and any(cause is each for each in thrown):
+            raise cause from None
         raise
     finally:
-        error = thrown = None  # an exception that refers to this frame, which refers to it, waits for the collector
+        # An interrupt that came between two ops did not go through the flow, which may have a flight in the air.
+        flow.close()
+        thrown.clear()
+        error = cause = None  # an exception that refers to this frame, which refers to it, waits for the collector
 
 
 def perform(op: Op, fleet: Fleet) -> Any:

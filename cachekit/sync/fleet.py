@@ -144,7 +144,8 @@ class Fleet:
             self.check_up(index)
         row = self.shelves.rows[index]
         was_open = bool(row)
-        if row and os.getpid() == self.pid and (held_since is None or row[-1].opened_at <= held_since):
+        # The pid first: after a call a signal handler may run, and may empty the row by ``close``.
+        if os.getpid() == self.pid and row and (held_since is None or row[-1].opened_at <= held_since):
             connection = row.pop()
         else:
             connection = self.take(index, held_since)
@@ -202,7 +203,11 @@ class Fleet:
             self._prober = threading.Thread(
                 target=_probe, args=(weakref.ref(self), self._stop), name="cachekit-probe", daemon=True
             )
-            self._prober.start()
+            try:
+                self._prober.start()
+            except RuntimeError:
+                # No thread can be had: there are too many, or the interpreter is ending. The next caller tries again.
+                self._prober = None
 
     def probe(self) -> float | None:
         """Try the servers that are due; seconds until the next probe, None when all are up."""

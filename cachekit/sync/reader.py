@@ -76,16 +76,18 @@ class _SlowPath:
         """A reply came that is not plainly fresh; ``data`` is its beginning or all of it."""
         mine = plainly_mine(data, opaque, bool(self.recipe.generations))
         if mine is not None:
+            since = connection.opened_at  # and not now: a handler or listener may have opened another meanwhile
             self.fleet.put(job.server, connection)
             self.env.missed(job, "absent")
             cas, generations = mine
-            return run(fill(job, self.env, Lease(cas, self.env.monotonic(), generations)), self.fleet)
+            return run(fill(job, self.env, Lease(cas, since, generations)), self.fleet)
         try:
             replies = connection.replies(data, 1 + len(self.recipe.generations), opaque)
         except ServerError as error:
             return self.after_failure(job, connection, error)
+        since = connection.opened_at
         self.fleet.put(job.server, connection)
-        return run(call(job, self.env, Replies(replies, self.env.monotonic())), self.fleet)
+        return run(call(job, self.env, Replies(replies, since)), self.fleet)
 
     def after_failure(self, job: Job, connection: AnyConnection | None, error: ServerError) -> Any:
         """The read failed. On a ``connection`` that the server had closed it is made once more, on a new one."""

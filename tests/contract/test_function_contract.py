@@ -215,6 +215,8 @@ def test_a_call_bound_is_a_value(make: Make) -> None:
     other, _ = cached(cache, version=2)
     with pytest.raises(ConfigurationError):
         square.many([other.bind(3)])
+    with pytest.raises(ConfigurationError, match="made by its own bind"):
+        square.many([3])
 
 
 def test_uncached_is_the_function_itself(make: Make) -> None:
@@ -299,8 +301,10 @@ def test_a_senseless_ttl_is_refused_at_decoration(ttl: Any) -> None:
 def test_unknown_options_are_refused_at_decoration() -> None:
     """A misspelt option is an error, and so is an option's senseless value."""
     cache = Cache("memory:")
-    with pytest.raises(ConfigurationError, match="tll"):
+    with pytest.raises(ConfigurationError, match="tll=; did you mean ttl="):
         cached(cache, tll=5)
+    with pytest.raises(ConfigurationError, match="policy=Policy\\(jitter="):
+        cached(cache, jitter=0.1)
     with pytest.raises(TypeError):
         Policy(tll=5)  # type: ignore[call-arg]
     bad: list[dict[str, Any]] = [

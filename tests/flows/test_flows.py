@@ -100,7 +100,7 @@ def test_a_lease_that_is_too_old_is_taken_over_by_one() -> None:
     old = BUSY.replace(b"t30", b"t19")
     script = Script(old, b"NS O?\r\n", old, b"HD O?\r\n", b"HD O?\r\n")
     assert script.run(call(job(recipe, lambda: 3), script.env, None)) == 3
-    assert script.requests[1].startswith(b"ms " + KEY + b"! 1 ME T10 ")
+    assert script.requests[1].startswith(b"ms " + KEY + b"! 1 ME T11 ")
     assert b" C7 " in script.requests[4].partition(b"\r\n")[0]
 
 
@@ -114,9 +114,79 @@ def test_without_a_lease_the_function_runs_and_nothing_is_stored(first: bytes) -
 
 def test_a_lease_without_generations_stores_nothing() -> None:
     """What can't be tied to a generation could not be invalidated."""
-    script, recipe = Script(LOST.replace(b"HD c5 O? Z", b"EN O?")), make_recipe()
+    script, recipe = Script(LOST.replace(b"HD c5 O? Z", b"EN O?"), b"HD O?\r\n"), make_recipe()
     assert script.run(call(job(recipe, lambda: 4), script.env, None)) == 4
     assert recipe.tally.unstored == 1
+    assert script.requests[1].startswith(b"md " + KEY + b" C7 "), "nobody else could fill for three leases"
+
+
+def test_a_refresh_without_generations_gives_its_lease_back() -> None:
+    """The W that it got is of no use to it, and others would wait for it."""
+    script, recipe = Script(LOST.replace(b"HD c5 O? Z", b"EN O?"), b"HD O?\r\n"), make_recipe()
+    assert script.run(refresh(job(recipe, lambda: 4), script.env)) == 4
+    assert script.requests[1].startswith(b"md " + KEY + b" C7 ")
+
+
+def test_a_refresh_without_cas_numbers_stores_nothing() -> None:
+    """To some servers C0 means no condition at all."""
+    script, recipe = Script(LOST.replace(b"c7", b"c0")), make_recipe()
+    assert script.run(refresh(job(recipe, lambda: 4), script.env)) == 4
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize("left", [b"t-1", b"t3600"])
+def test_an_empty_item_that_does_not_tell_its_age_is_taken_over_after_a_lease(left: bytes) -> None:
+    """A stub that was touched, or an empty value of another program: nobody may be at work on it."""
+    clock = Clock()
+    began = clock.monotonic
+    answers = [BUSY.replace(b"t30", left)] * 2000
+    script, recipe = Script(*answers, clock=clock), make_recipe()
+    exchanges = script._perform
+
+    def perform(op: Any) -> Any:
+        if b"ms " in getattr(op, "request", b""):
+            script.answers = [b"HD O?\r\n"]
+        return exchanges(op)
+
+    script._perform = perform  # type: ignore[method-assign]
+    assert script.run(call(job(recipe, lambda: "mine"), script.env, None)) == "mine"
+    assert recipe.lease_s <= clock.monotonic - began < recipe.lease_s + 1
+    assert b" C7 " in script.requests[-1].partition(b"\r\n")[0]
+
+
+def test_nobody_joins_a_run_without_a_lease_that_has_looked_for_its_waiters() -> None:
+    """It found none, so nothing was packed: he would have waited for nothing, and run the function again."""
+    script, recipe = Script(Unreachable("down")), make_recipe()
+    flights, found = script.env.flights, []
+    land = flights.land
+
+    def late(*args: Any) -> None:
+        found.append(flights.find(KEY, None))
+        land(*args)
+
+    flights.land = late  # type: ignore[method-assign, assignment]
+    assert script.run(call(job(recipe, lambda: [1]), script.env, None)) == [1]
+    assert found == [None]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_who_waits_for_a_run_without_a_lease_runs_himself_after_one(first: bool) -> None:
+    """Its pilot may be stuck, or waiting for this very caller: one more runs each lease, and lands it for the rest."""
+    clock = Clock()
+    script, recipe = Script(Unreachable("down"), clock=clock), make_recipe()
+    flight, _ = script.env.flights.board(KEY, None)
+    if not first:
+        script.env.flights.relieve(flight)
+
+    def join(op: Any) -> bool:
+        assert op.timeout_s <= recipe.lease_s
+        clock.pass_by(op.timeout_s)
+        return False
+
+    script.on_join = join
+    assert script.run(call(job(recipe, lambda: "mine"), script.env, None)) == "mine"
+    assert script.log.count("Join") == (1 if first else 2)
+    assert (flight.landed, flight.value) == (True, "mine")
 
 
 @pytest.mark.parametrize("error", [Unreachable("down"), DeadlineExceeded("slow")])

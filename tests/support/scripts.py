@@ -17,6 +17,9 @@ _CAS = re.compile(rb"( c|cas=|VALUE \S+ \d+ \d+ )(\d+)")
 _CLASS = re.compile(rb"cls=\d+")
 _KEY_NAMES = count(1)
 
+# What is left of a life that ended when the server began: it wraps, and tells how long the server has been up.
+_PAST = re.compile(rb" t429496\d{4}\b")
+
 # Scripts use small numbers as CAS numbers that fit nothing; so the first real ones are above them.
 _FIRST_CAS = 200
 _WARM_UP = b"ma warm N0 q\r\n" * _FIRST_CAS
@@ -56,6 +59,7 @@ class Peer:
             request = re.sub(rb"@(\d)", lambda at: b"%d" % _numbered(numbers, int(at[1])), request)
             reply = _CAS.sub(lambda cas: cas[1] + _name(numbers, int(cas[2])), self.ask(request))
             reply = re.sub(rb"([a-z])" + suffix, rb"$\1", reply)
+            reply = _PAST.sub(b" t<past>", reply)
             replies.append(_CLASS.sub(b"cls=?", reply))
         return replies
 
