@@ -6,10 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.memcached import Memcached
+from support.memcached import Memcached, start_memcached
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 Servers = tuple[Memcached, Memcached, Memcached]
@@ -49,9 +50,16 @@ def test_squares_on_servers(fresh_servers3: Servers) -> None:
     assert "3 of 3 from the cache" in run("squares.py", *words).stdout
 
 
-def test_words_on_servers(fresh_servers3: Servers) -> None:
+@pytest.fixture
+def own_servers3() -> Iterator[Servers]:
+    """Three servers that hold nothing yet and that nobody else uses: what they hold is counted."""
+    with start_memcached() as one, start_memcached() as two, start_memcached() as three:
+        yield one, two, three
+
+
+def test_words_on_servers(own_servers3: Servers) -> None:
     """Real words: all come back alike, all servers hold about a third, and the ring beats the first letters."""
-    done = run("words.py", "--limit", "1500", "--servers", url_of(*fresh_servers3))
+    done = run("words.py", "--limit", "1500", "--servers", url_of(*own_servers3))
     assert (done.returncode, done.stderr) == (0, "")
     count = int(re.search(r"1  ([0-9 ]+) words on 3 servers", done.stdout)[1].replace(" ", ""))  # type: ignore[index]
     assert 1000 < count <= 1500
@@ -59,7 +67,7 @@ def test_words_on_servers(fresh_servers3: Servers) -> None:
     assert float(fullest["cachekit's ring"]) < 1.1 < float(fullest["first letter"])
     computed, served = re.search(r"([0-9 ]+) computed, ([0-9 ]+) served", done.stdout).groups()  # type: ignore[union-attr]
     assert (computed.strip(), int(served.replace(" ", ""))) == (f"{count:,}".replace(",", " "), 2 * count)
-    held = [int(server.stats()["curr_items"]) for server in fresh_servers3]
+    held = [int(server.stats()["curr_items"]) for server in own_servers3]
     # Two entries a word, and on every server its copy of the function's generation.
     assert sum(held) == 2 * count + 3
     assert max(held) < 1.2 * sum(held) / 3
