@@ -11,9 +11,9 @@ help:     ## say what the verbs do
 demo: .venv/.user      ## watch a cached function get fast, on the embedded server
 	@$(BIN)/cachekit demo
 
-test: .venv/.dev       ## run every test, on real servers too (ARGS= goes to pytest)
+test: .venv/.dev       ## run every test, on real servers too (ARGS= goes to pytest, as --cov)
 	@scripts/prepare-tests.sh
-	@scripts/with-dockerd.sh $(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	@scripts/with-dockerd.sh $(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/.dev       ## ruff, its formatting, and the import contract
 	@$(BIN)/ruff check .
