@@ -8,12 +8,11 @@ a key's server can't be asked, where no lease can be had, flights are known by t
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 
 class Flight:
-    """One run of the function that others may wait for. ``payload`` is the packed result (client flags, bytes) where it
-    could be packed, so that each waiter unpacks a copy of his own; ``value`` serves where it could not.
+    """One run of the function that others may wait for. ``payload`` is the packed result (client flags, bytes), of
+    which each waiter unpacks a copy of his own; None where it could not be packed, and then nobody shares it.
     """
 
     # Defaults stand on the class, and the gate is made by the first who waits: most flights have no waiters, and every
@@ -21,7 +20,6 @@ class Flight:
     gate: threading.Lock | None = None
     waiters = 0
     landed = False
-    value: Any = None
     payload: tuple[int, bytes] | None = None
     error: BaseException | None = None
     generations: tuple[int, ...] | None = None
@@ -76,12 +74,7 @@ class Flights:
             return None if flight is None else flight.join()
 
     def land(
-        self,
-        key: bytes,
-        cas: int | None,
-        value: Any,
-        payload: tuple[int, bytes] | None,
-        flight: Flight | None = None,
+        self, key: bytes, cas: int | None, payload: tuple[int, bytes] | None, flight: Flight | None = None
     ) -> None:
         """The function returned: wake the waiters with its result.
 
@@ -90,7 +83,7 @@ class Flights:
         """
         flight = self._take_off_the_board(key, cas, flight)
         if flight is not None:
-            flight.value, flight.payload, flight.landed = value, payload, True
+            flight.payload, flight.landed = payload, True
             flight.end()
 
     def crash(self, key: bytes, cas: int | None, error: BaseException | None, flight: Flight | None = None) -> None:

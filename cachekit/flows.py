@@ -234,7 +234,7 @@ def _relieve(job: Job, env: Env, flight: Flight, cas: int | None) -> Flow[Any]:
         env.flights.crash(job.key, cas, error, flight)
         del flight  # as in fill
         raise
-    env.flights.land(job.key, cas, value, job.recipe.pack(value, env.now, env.random)[0], flight)
+    env.flights.land(job.key, cas, job.recipe.pack(value, env.now, env.random)[0], flight)
     return value
 
 
@@ -284,7 +284,7 @@ def fill(job: Job, env: Env, lease: Lease) -> Flow[Any]:
             yield from _give_back(job, env, lease.cas, flights)
     finally:
         if pilot:
-            flights.land(job.key, lease.cas, value, packed, flight)
+            flights.land(job.key, lease.cas, packed, flight)
     env.filled(job, seconds, reason)
     return value
 
@@ -339,7 +339,7 @@ def run_unprotected(job: Job, env: Env) -> Flow[Any]:
     env.flights.forget(job.key)  # for who joined after the next line nothing would be packed
     if flight.waiters:
         packed, _, _ = job.recipe.pack(value, env.now, env.random)
-    env.flights.land(job.key, None, value, packed, flight)
+    env.flights.land(job.key, None, packed, flight)
     return value
 
 

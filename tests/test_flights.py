@@ -79,16 +79,16 @@ def test_landing_wakes_every_waiter_with_the_result() -> None:
     flight, _ = flights.board(KEY, 7)
     begun = threading.Barrier(21)
 
-    def wait(_: int) -> tuple[bool, Any, Any]:
+    def wait(_: int) -> tuple[bool, Any]:
         joined, pilot = flights.board(KEY, 7)
         begun.wait(LONG_S)
         assert (joined, pilot) == (flight, False)
-        return joined.wait(LONG_S), joined.value, joined.payload
+        return joined.wait(LONG_S), joined.payload
 
     crew = Crew(20, wait)
     begun.wait(LONG_S)
-    flights.land(KEY, 7, {"n": 1}, (3, b"packed"))
-    assert crew.join() == [(True, {"n": 1}, (3, b"packed"))] * 20
+    flights.land(KEY, 7, (3, b"packed"))
+    assert crew.join() == [(True, (3, b"packed"))] * 20
     assert (flight.landed, flight.error, len(flights)) == (True, None, 0)
 
 
@@ -120,7 +120,7 @@ def test_a_wait_ends_at_its_time() -> None:
     assert flight.wait(0.0) is False
     assert flight.wait(0.001) is False
     assert not flight.landed
-    flights.land(KEY, 7, 1, None)
+    flights.land(KEY, 7, (0, b"1"))
     assert flight.wait(0.0) is True
 
 
@@ -130,7 +130,7 @@ def test_an_ended_flight_can_be_waited_for_any_number_of_times() -> None:
     flights.board(KEY, 7)
     flight = flights.find(KEY, 7)
     assert flight is not None
-    flights.land(KEY, 7, 1, None)
+    flights.land(KEY, 7, (0, b"1"))
     assert [flight.wait(0.0) for _ in range(5)] == [True] * 5
 
 
@@ -138,7 +138,7 @@ def test_after_the_landing_comes_a_new_flight() -> None:
     """Results are not kept here: the server does that."""
     flights = Flights()
     first, _ = flights.board(KEY, 7)
-    flights.land(KEY, 7, 1, None)
+    flights.land(KEY, 7, (0, b"1"))
     assert flights.find(KEY, 7) is None
     second, pilot = flights.board(KEY, 7)
     assert pilot
@@ -150,13 +150,13 @@ def test_what_is_not_in_the_air_can_neither_land_nor_crash() -> None:
     """A child that was forked in the middle of a run has no flights; ending one there is no error."""
     flights = Flights()
     flight, _ = flights.board(KEY, 7)
-    flights.land(KEY, 8, 1, None)
+    flights.land(KEY, 8, (0, b"1"))
     flights.crash(OTHER, 7, LookupError())
     assert flights.find(KEY, 7) is flight
-    flights.land(KEY, 7, 1, None)
-    flights.land(KEY, 7, 2, None)
+    flights.land(KEY, 7, (0, b"1"))
+    flights.land(KEY, 7, (0, b"2"))
     flights.crash(KEY, 7, LookupError())
-    assert (flight.value, flight.error) == (1, None)
+    assert (flight.payload, flight.error) == ((0, b"1"), None)
 
 
 def test_of_many_threads_exactly_one_is_the_pilot() -> None:
@@ -173,13 +173,14 @@ def test_of_many_threads_exactly_one_is_the_pilot() -> None:
             gate.wait(LONG_S)
             if pilot:
                 pilots.append(turn)
-                flights.land(KEY, turn, turn, None)
+                flights.land(KEY, turn, (turn, b""))
             else:
                 assert flight.wait(LONG_S)
-            got.append(flight.value)
+            gate.wait(LONG_S)
+            got.append(flight.payload)
         return got
 
-    assert Crew(size, call).join() == [list(range(rounds))] * size
+    assert Crew(size, call).join() == [[(turn, b"") for turn in range(rounds)]] * size
     assert sorted(pilots) == list(range(rounds))
     assert len(flights) == 0
 
@@ -204,11 +205,11 @@ def test_a_late_pilot_lands_his_own_flight_only() -> None:
     """His was landed for him; the one that is in the air now, under the same lease, began after an invalidation."""
     flights = Flights()
     late, _ = flights.board(KEY, 7, (1,))
-    flights.land(KEY, 7, "relief", None, late)
+    flights.land(KEY, 7, (0, b"relief"), late)
     newer, _ = flights.board(KEY, 7, (2,))
-    flights.land(KEY, 7, "old", None, late)
+    flights.land(KEY, 7, (0, b"old"), late)
     flights.crash(KEY, 7, LookupError(), late)
-    assert (late.value, late.error, newer.landed, newer.error) == ("relief", None, False, None)
+    assert (late.payload, late.error, newer.landed, newer.error) == ((0, b"relief"), None, False, None)
     assert flights.find(KEY, 7) is newer
 
 
@@ -223,7 +224,7 @@ def test_after_an_invalidation_nobody_joins_a_run_without_a_lease_from_before_it
     new, pilot = flights.board(KEY, None)
     assert pilot
     assert (flights.find(KEY, 7), flights.find(OTHER, None)) == (leased, other)
-    flights.land(KEY, None, "old", None, old)
+    flights.land(KEY, None, (0, b"old"), old)
     assert old.wait(0.0)
     assert flights.find(KEY, None) is new
     flights.forget()

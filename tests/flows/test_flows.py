@@ -186,7 +186,7 @@ def test_who_waits_for_a_run_without_a_lease_runs_himself_after_one(first: bool)
     script.on_join = join
     assert script.run(call(job(recipe, lambda: "mine"), script.env, None)) == "mine"
     assert script.log.count("Join") == (1 if first else 2)
-    assert (flight.landed, flight.value) == (True, "mine")
+    assert (flight.landed, flight.payload) == (True, recipe.packer.pack("mine"))
 
 
 @pytest.mark.parametrize("error", [Unreachable("down"), DeadlineExceeded("slow")])
@@ -312,7 +312,7 @@ def test_waiters_of_a_flight_get_copies() -> None:
     script.env.flights.board(KEY, 7)
 
     def land(_: Any) -> bool:
-        script.env.flights.land(KEY, 7, shared, recipe.packer.pack(shared))
+        script.env.flights.land(KEY, 7, recipe.packer.pack(shared))
         return True
 
     script.on_join = land
