@@ -10,6 +10,7 @@
 """
 
 from cachekit.cache import Cache, Stats
+from cachekit.current import Current, current
 from cachekit.errors import (
     CacheError,
     CodecError,
@@ -41,6 +42,7 @@ __all__ = [
     "Call",
     "CodecError",
     "ConfigurationError",
+    "Current",
     "DeadlineExceeded",
     "DecodeError",
     "Explanation",
@@ -60,4 +62,5 @@ __all__ = [
     "UnkeyableError",
     "Unreachable",
     "__version__",
+    "current",
 ]
