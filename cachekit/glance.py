@@ -21,6 +21,8 @@ from cachekit.errors import DecodeError
 from cachekit.hooks import Hit
 from cachekit.recipe import Recipe
 
+_GENERATIONS_KEPT: Final = 64
+
 NOT_PLAIN: Final = object()
 """Neither: the caller must look properly."""
 
@@ -38,12 +40,9 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
     """
     tally, unpack_head, now, on_hit = recipe.tally, HEAD.unpack_from, env.now, env.hooks.on_hit
     grouped, head_size, decoders = len(recipe.generations) == 1, HEAD.size, _Decoders(recipe)
-    # The text of a generation is made when the number changes, and not for every hit. One tuple, since another thread
-    # may come between two variables, and the text of a newer generation must never stand for an older number.
-    known = (-1, b"")
+    behind = _Behind()
 
     def glance(key: bytes, data: bytes, opaque: int, index: int) -> Any:
-        nonlocal known
         found = _HIT(data)
         if found is None:
             return NOT_PLAIN
@@ -62,13 +61,9 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
             return NOT_PLAIN
         if version != VERSION or groups != 1 or begin + at > end or at < head_size:
             return NOT_PLAIN
-        if grouped:
-            number, text = known
-            if number != generation:
-                known = (generation, text := b"\r\nHD c%d " % generation)
-            if data[end:] != text + token + b" Z\r\n":
-                return NOT_PLAIN
-        elif generation or data[end:] != b"\r\n":
+        if data[end:] != (behind[generation] + token + b" Z\r\n" if grouped else b"\r\n"):
+            return NOT_PLAIN
+        if generation and not grouped:
             return NOT_PLAIN
         try:
             value = decoders[flags](data[begin + at : end])
@@ -81,6 +76,16 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
         return value
 
     return glance
+
+
+class _Behind(dict[int, bytes]):
+    """What stands behind a value under a generation, up to the token: made once for each number, not for every hit."""
+
+    def __missing__(self, generation: int) -> bytes:
+        if len(self) >= _GENERATIONS_KEPT:
+            self.clear()
+        text = self[generation] = b"\r\nHD c%d " % generation
+        return text
 
 
 class _Decoders(dict[bytes, Callable[[bytes], Any]]):

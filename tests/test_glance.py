@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from flows.scripted import GENERATION, KEY, make_recipe
+from flows.scripted import GENERATION, KEY, entry, make_recipe, va
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -486,3 +486,15 @@ def test_a_lease_cut_at_any_byte_is_not_plain(grouped: bool) -> None:
     assert plainly_mine(whole, 78, grouped) is None
     for more in (b"\r\n", b"\n", b"\x00", whole):
         assert plainly_mine(whole + more, OPAQUE, grouped) is None
+
+
+def test_generations_in_turn_are_each_judged_by_their_own_number() -> None:
+    """However many bumps a process sees, in whatever order the servers' entries come, none stands for another."""
+    recipe = make_recipe()
+    seen = look(recipe)
+    for generation in [*range(1, 200), *range(1, 200, 7)]:
+        stored = entry(recipe, generation, created=NOW, generation=generation)
+        fresh = va(stored, generation=generation).replace(b"O?", b"O77")
+        bumped = va(stored, generation=generation + 1).replace(b"O?", b"O77")
+        assert seen.glance(KEY, bumped, 77, 0) is NOT_PLAIN
+        assert seen.glance(KEY, fresh, 77, 0) == generation

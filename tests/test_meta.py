@@ -260,16 +260,16 @@ def test_mutations_end_in_replies_or_a_protocol_error(
     for where, how, what in hits:
         at = where % (len(stream) + 1)
         stream[at : at + (0 if how == "put" else len(what))] = b"" if how == "cut" else what
-    _feed_all(bytes(stream), step)
+    _check_feeding(bytes(stream), step)
 
 
 @given(stream=st.binary(max_size=300), step=st.integers(1, 64))
 def test_random_bytes_end_in_replies_or_a_protocol_error(stream: bytes, step: int) -> None:
     """As above, for bytes that never were a reply."""
-    _feed_all(stream, step)
+    _check_feeding(stream, step)
 
 
-def _feed_all(stream: bytes, step: int) -> None:
+def _check_feeding(stream: bytes, step: int) -> None:
     parser = Parser(max_line_bytes=200, max_value_bytes=100)
     fed = 0
     try:

@@ -7,23 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from support.targets import Make, make_fixture, own_prefix, target_fixture, unix_server_fixture
+from support.targets import Make, cached, make_fixture, own_prefix, target_fixture, unix_server_fixture
 
 from cachekit import MISS, Cache, ConfigurationError, Policy
 
 __all__ = ["make_fixture", "target_fixture", "unix_server_fixture"]
-
-
-def cached(cache: Cache, **options: Any) -> tuple[Any, list[int]]:
-    """A cached function of one number, and the list of the numbers it ran for."""
-    runs: list[int] = []
-
-    @cache(**options)
-    def square(n: int, *, plus: int = 0) -> int:
-        runs.append(n)
-        return n * n + plus
-
-    return square, runs
 
 
 # -- options ----------------------------------------------------------------------------------------------------------

@@ -65,3 +65,15 @@ def make_fixture(target: str) -> Iterator[Make]:
     yield make
     for cache in caches:
         cache.close()
+
+
+def cached(cache: Cache, **options: Any) -> tuple[Any, list[int]]:
+    """A cached function of one number, and the list of the numbers it ran for."""
+    runs: list[int] = []
+
+    @cache(**options)
+    def square(n: int, *, plus: int = 0) -> int:
+        runs.append(n)
+        return n * n + plus
+
+    return square, runs
