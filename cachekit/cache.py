@@ -8,37 +8,42 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from cachekit.addresses import parse_target
 from cachekit.codecs import Packer, Registry, resolve, returns_of
+from cachekit.decorator import OPTIONS, Decorator, checked, meant
 from cachekit.env import Env, logger
 from cachekit.errors import ConfigurationError
-from cachekit.expiry import parse_ttl
+from cachekit.expiry import SpanLike, TtlLike, parse_span, parse_ttl
 from cachekit.frozen import Frozen
 from cachekit.function import CachedClassMethod, CachedFunction, CachedStaticMethod, TakesClass
 from cachekit.hooks import Hooks
 from cachekit.keys import check_prefix, wire_key
-from cachekit.policy import DEFAULTS, UNSET, Policy
+from cachekit.policy import DEFAULTS, Policy, Unset, terms_of
 from cachekit.recipe import Recipe
-from cachekit.servers import Server, Target
+from cachekit.servers import Options, Server, Target
 from cachekit.sync.client import Verbs
 from cachekit.sync.fleet import Fleet
 from cachekit.tally import Info, Tally, total
 
 if TYPE_CHECKING:
+    from cachekit.batch import BatchDecorator, BatchFunction, BatchMethod
     from cachekit.function import CachedClassFunction
     from cachekit.keys.compile import KeyMaker
+    from cachekit.testing.clock import ManualClock
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
-_OPTIONS = ("ttl", "key", "ignore", "namespace", "version", "codec", "policy")
 _MADE_AT_FIRST_USE = ("_fleet", "_env", "_packer", "_ttl", "_max_value_bytes")
 
 
@@ -95,10 +100,12 @@ class Cache(Verbs):
         self._prefix = prefix.encode()
         self._raises = on_error == "raise"
         self._target: Target | None = parse_target(url) if url is not None else None
-        self._policy = _checked(policy)
+        self._policy = checked(policy)
         self._registry = Registry()
         self._tally = Tally()
         self._recipes: list[Recipe] = []
+        self._functions: weakref.WeakSet[CachedFunction[..., Any]] = weakref.WeakSet()
+        self._clock: ManualClock | None = None  # set by cachekit.testing alone
         self._lock = threading.RLock()
         _caches.add(self)
         if os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0"):
@@ -111,7 +118,7 @@ class Cache(Verbs):
         the cache is in use already and this would change it.
         """
         target = self._target if url is None else parse_target(url)
-        chosen = self._policy if policy is None else _checked(policy)
+        chosen = self._policy if policy is None else checked(policy)
         with self._lock:
             if "_fleet" in self.__dict__ and (target, chosen) != (self._target, self._policy):
                 raise ConfigurationError(
@@ -159,12 +166,15 @@ class Cache(Verbs):
         function: None = None,
         /,
         *,
-        ttl: Any = ...,
+        ttl: TtlLike | Unset = ...,
+        stale: SpanLike | Unset = ...,
+        refresh: Literal["inline", "background"] | Unset = ...,
         key: str | Callable[..., object] | None = ...,
         ignore: Iterable[str] = ...,
         namespace: str | Callable[..., str] | None = ...,
         version: int | str | None = ...,
         codec: Any = ...,
+        cache_if: Callable[[Any], object] | Unset | None = ...,
         policy: Policy | None = ...,
     ) -> Decorator: ...
     def __call__(self, function: Any = None, /, **options: Any) -> Any:
@@ -172,6 +182,8 @@ class Cache(Verbs):
 
         Args:
             ttl: how long a result is fresh, 300 s by default; see ``Policy``.
+            stale: how long after that it may still be served while one caller refreshes it, 0 by default.
+            refresh: ``"inline"``: that caller runs the function himself; ``"background"``: a thread of a pool does.
             key: what tells two calls apart instead of all arguments: a template ``"user:{user_id}"`` or a callable of
                 the arguments.
             ignore: names of arguments that make no difference.
@@ -179,15 +191,65 @@ class Cache(Verbs):
             version: a number or text to change when the result's meaning changes; ``"source"``: a fingerprint of the
                 source.
             codec: how values are written, by name or as a codec.
+            cache_if: a predicate on the result; false: it is returned and not stored.
             policy: a ``Policy`` for what is not said here.
 
         Raises ``ConfigurationError`` (a ``ValueError``) for options that can't mean anything.
         """
-        unknown = [name for name in options if name not in _OPTIONS]
+        unknown = [name for name in options if name not in OPTIONS]
         if unknown:
-            raise ConfigurationError(f"@cache takes no {unknown[0]}=; {_meant(unknown[0])}")
+            raise ConfigurationError(f"@cache takes no {unknown[0]}=; {meant(unknown[0])}")
         decorator = Decorator(self, **options)
         return decorator if function is None else decorator(function)
+
+    @overload
+    def batch(  # type: ignore[overload-overlap]
+        self, loader: Callable[Concatenate[list[K], P], Mapping[K, V]], /
+    ) -> BatchFunction[K, V, P]: ...
+    @overload
+    def batch(self, loader: Callable[Concatenate[T, list[K], P], Mapping[K, V]], /) -> BatchMethod[K, V, P]: ...
+    @overload
+    def batch(
+        self,
+        loader: None = None,
+        /,
+        *,
+        ttl: TtlLike | Unset = ...,
+        absent_ttl: TtlLike | Unset = ...,
+        stale: SpanLike | Unset = ...,
+        refresh: Literal["inline", "background"] | Unset = ...,
+        key: str | Callable[..., object] | None = ...,
+        ignore: Iterable[str] = ...,
+        namespace: str | Callable[..., str] | None = ...,
+        version: int | str | None = ...,
+        codec: Any = ...,
+        cache_if: Callable[[Any], object] | Unset | None = ...,
+        policy: Policy | None = ...,
+    ) -> BatchDecorator: ...
+    def batch(self, loader: Any = None, /, **options: Any) -> Any:
+        """Decorate a loader of many: its first parameter takes a list of ids, and it returns a mapping from id to
+        value. Each id has an entry of its own; the loader is called once with those that are missing.
+
+        The options are those of ``@cache``, each about one id; ``absent_ttl``: how long it is remembered that an id,
+        left out of the mapping, does not exist; the ttl by default, 300 s where that is a function of the value.
+
+        >>> from cachekit import Cache
+        >>> cache = Cache("memory:")
+        >>> @cache.batch(ttl="5m")
+        ... def names(ids: list[int]) -> dict[int, str]:
+        ...     return {each: f"user {each}" for each in ids if each < 100}
+        >>> names([3, 1, 3, 999]), names.list([1, 999])
+        ({3: 'user 3', 1: 'user 1'}, ['user 1', None])
+        """
+        from cachekit.batch import BatchDecorator  # noqa: PLC0415 - few programs load in batches
+
+        decorator = BatchDecorator(self, **options)
+        return decorator if loader is None else decorator(loader)
+
+    def _adopt(self, function: CachedFunction[..., Any]) -> None:
+        """Know ``function`` as one of this cache's, for as long as somebody has it."""
+        with self._lock:
+            self._functions.add(function)
 
     def _recipe(self, function: Callable[..., Any], keys: KeyMaker, policy: Policy) -> Recipe:
         """How the entries of ``function`` are kept, now that the cache is configured."""
@@ -197,7 +259,8 @@ class Cache(Verbs):
             packer=Packer(resolve(chosen.codec, returns=returns_of(function), registry=self._registry)),
             ttl=parse_ttl(chosen.ttl),
             jitter=chosen.jitter,
-            lease_s=float(chosen.lease),
+            lease_s=parse_span("lease", chosen.lease),
+            terms=terms_of(chosen),
             generations=(keys.generation,) if chosen.group else (),
             max_value_bytes=self._max_value_bytes,
         )
@@ -223,9 +286,11 @@ class Cache(Verbs):
 
     def is_disabled(self) -> bool:
         """Whether cached functions just run here: inside ``disabled()``, or under ``CACHEKIT_DISABLE=1``."""
-        return bool(self.off) and (
-            id(self) in _DISABLED.get() or os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0")
-        )
+        if not self.off:
+            return False
+        # A test that gave the cache a clock wants it to work, whatever holds for the rest of the run.
+        everywhere = self._clock is None and os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0")
+        return everywhere or id(self) in _DISABLED.get()
 
     def stats(self) -> Stats:
         """The counts of this process, and which servers are up."""
@@ -273,86 +338,26 @@ class Cache(Verbs):
         return self.__dict__[name]
 
     def _begin(self) -> None:
-        target = self._target if self._target is not None else parse_target(os.environ.get("CACHEKIT_URL") or None)
+        clock, target = self._clock, self._target
+        if clock is not None:
+            target = Target("memory", options=target.options if target is not None else Options())
+        elif target is None:
+            target = parse_target(os.environ.get("CACHEKIT_URL") or None)
         chosen = self._policy.over(DEFAULTS)
         self._packer = Packer(resolve(chosen.codec, returns=None, registry=self._registry))
         self._ttl = parse_ttl(chosen.ttl)
         self._max_value_bytes = target.options.max_value_bytes
-        fleet = Fleet(target, self.hooks)
+        fleet = Fleet(target, self.hooks, clock=time.time if clock is None else clock.now)
         self._env = Env(fleet.names, self.hooks)
         fleet.on_fork = self._env.forked
-        if fleet.embedded is not None:
+        self._env.explicit = fleet.explicit
+        if clock is not None:
+            self._env.leave_nothing_to_chance(clock.now, clock.monotonic)
+        elif fleet.embedded is not None:
             logger.info(
                 "cachekit: the embedded server of this process holds the cache; its invalidations stay in this process"
             )
         self._fleet = fleet
-
-
-class Decorator:
-    """``@cache(…)`` with its options, waiting for the function."""
-
-    def __init__(
-        self,
-        cache: Cache,
-        *,
-        ttl: Any = UNSET,
-        key: str | Callable[..., object] | None = None,
-        ignore: Iterable[str] = (),
-        namespace: str | Callable[..., str] | None = None,
-        version: int | str | None = None,
-        codec: Any = UNSET,
-        policy: Policy | None = None,
-    ) -> None:
-        self._cache = cache
-        self._policy = Policy(ttl=ttl, codec=codec).over(_checked(policy))
-        self._keys = {"key": key, "ignore": ignore, "namespace": namespace, "version": version}
-
-    @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, function: staticmethod[P, R], /
-    ) -> CachedStaticMethod[P, R]: ...
-    @overload
-    def __call__(self, function: classmethod[Any, P, R], /) -> CachedClassMethod[P, R]: ...
-    @overload
-    def __call__(self, function: TakesClass[P, R], /) -> CachedClassFunction[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
-    def __call__(self, function: Any, /) -> Any:
-        # Here and not above: they take 10 ms to load, as long as half of the rest.
-        import inspect  # noqa: PLC0415
-
-        from cachekit.keys.compile import compile_keys  # noqa: PLC0415
-
-        inner = function.__func__ if isinstance(function, staticmethod | classmethod) else function
-        if not callable(inner):
-            raise ConfigurationError(f"@cache decorates a function, not {type(inner).__name__}")
-        name = getattr(inner, "__qualname__", type(inner).__name__)
-        if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
-            raise ConfigurationError(f"{name} is async: this version of cachekit caches sync functions only")
-        if inspect.isgeneratorfunction(inner):
-            raise ConfigurationError(f"{name} is a generator: return a list, which can be stored")
-        keys = compile_keys(inner, prefix=self._cache.prefix, **self._keys)  # type: ignore[arg-type]
-        kind = CachedStaticMethod if isinstance(function, staticmethod) else CachedFunction
-        cached: CachedFunction[..., Any] = kind(self._cache, inner, keys, self._policy)
-        return CachedClassMethod(cached) if isinstance(function, classmethod) else cached
-
-
-def _meant(option: str) -> str:
-    """What to write instead of an option that the decorator does not have."""
-    from difflib import get_close_matches  # noqa: PLC0415 - for this hint only, and slow to load
-
-    if option in Policy._fields:
-        return f"that is a policy's: policy=Policy({option}=…)"
-    near = get_close_matches(option, _OPTIONS, n=1)
-    return f"did you mean {near[0]}=?" if near else f"it takes {', '.join(_OPTIONS)}"
-
-
-def _checked(policy: Policy | None) -> Policy:
-    if policy is None:
-        return Policy()
-    if not isinstance(policy, Policy):
-        raise ConfigurationError(f"policy={policy!r}: a cachekit.Policy")
-    return policy
 
 
 _caches: weakref.WeakSet[Cache] = weakref.WeakSet()

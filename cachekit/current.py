@@ -2,20 +2,69 @@
 
 from __future__ import annotations
 
-from cachekit.flows import FILLING
+from typing import Any
+
+from cachekit.expiry import TtlLike, parse_ttl
+from cachekit.flows.frames import FILLING, Notes
 from cachekit.types import Key
 
 
 class Current:
     """The cached call around the current code; true inside of one, false outside, where it is harmless.
 
-    ``key``: the key of the entry that is being computed, None outside.
+    ``key``: the key of the entry that is being computed, None outside. ``ttl = …``: how long this result is fresh, in
+    place of what the decorator says; whatever ``@cache(ttl=…)`` takes. Raises ``ConfigurationError`` for anything else.
+    Under ``@cache(ttl=0)`` nothing is stored, whatever is said here.
     """
 
-    __slots__ = ("key",)
+    __slots__ = ("_notes", "key")
 
-    def __init__(self, key: Key | None) -> None:
+    def __init__(self, key: Key | None, notes: Notes) -> None:
         self.key = key
+        self._notes = notes
+
+    @property
+    def ttl(self) -> Any:
+        """What was set here, ``UNSET`` before."""
+        return self._notes.ttl
+
+    @ttl.setter
+    def ttl(self, ttl: TtlLike) -> None:
+        self._notes.ttl = parse_ttl(ttl)
+
+    @property
+    def previous(self) -> Any:
+        """A copy of the stored value that the result will replace, although it is due; ``MISS`` where there is none.
+
+        With it a function can ask its source whether anything has changed, say by an ETag that the value holds.
+        """
+        return self._notes.previous
+
+    def not_modified(self) -> Any:
+        """Keep the previous value, with a new freshness, whatever the function returns; gives that value.
+
+        Raises ``LookupError`` where there is none: look at ``previous`` first.
+
+        >>> from cachekit import MISS, Cache, current
+        >>> cache = Cache("memory:")
+        >>> @cache
+        ... def page(url: str) -> dict:
+        ...     known = current().previous
+        ...     if known is not MISS and known["etag"] == "abc":  # the source says: 304 Not Modified
+        ...         return current().not_modified()
+        ...     return {"etag": "abc", "text": "Hello"}
+        >>> page("/") == page.refresh("/")
+        True
+        """
+        found = self._notes.look() if self._notes.look is not None else None
+        if found is None:
+            raise LookupError("there is no previous value to keep; current().previous is MISS")
+        self._notes.kept = found
+        return found[0]
+
+    def do_not_store(self) -> None:
+        """Return this result to the caller, and don't store it."""
+        self._notes.store = False
 
     def __bool__(self) -> bool:
         return self.key is not None
@@ -31,9 +80,11 @@ def current() -> Current:
     >>> cache = Cache("memory:")
     >>> @cache
     ... def report(n: int) -> bool:
+    ...     if n > 99:
+    ...         current().ttl = "1h"
     ...     return current().key == report.key(n)
     >>> report(1), bool(current())
     (True, False)
     """
     inside = FILLING.get()
-    return Current(Key(inside[-1].key.decode()) if inside else None)
+    return Current(Key(inside[-1].key.decode()), inside[-1].notes) if inside else Current(None, Notes())

@@ -8,9 +8,11 @@ fill passes through exactly one of the methods below, whichever shell drives the
 
 import itertools
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from cachekit.codecs.envelope import Header
@@ -20,7 +22,9 @@ from cachekit.recipe import Recipe
 
 logger = logging.getLogger("cachekit")
 
-_WARNED_REASONS = ("unencodable", "too large", "refused", "no ttl")
+_WARNED_REASONS = ("unencodable", "too large", "refused", "no ttl", "cache_if raised")
+_REMEMBERED = 4096
+"""Keys of which a process remembers whose run it has seen, and keys whose reads were lost."""
 
 
 class Job(NamedTuple):
@@ -38,7 +42,7 @@ class Env:
     """The surroundings of one cache's flows.
 
     ``now`` gives seconds since the epoch, ``monotonic`` seconds of a clock that never jumps, ``random`` numbers from 0
-    to below 1.
+    to below 1, ``luck`` draws of the exponential distribution with mean 1.
     """
 
     def __init__(self, server_names: tuple[str, ...], hooks: Hooks) -> None:
@@ -48,12 +52,60 @@ class Env:
         self.now = time.time
         self.monotonic = time.monotonic
         self.random = random.random
+        self.luck: Callable[[], float] = _exponential
         self.opaques = itertools.count(1)
+        self._waits_by: Callable[[], float] | None = None
+        self.explicit: set[int] = set()
+        """Indexes of the servers that take a CAS number from their client."""
         self._without_cas: set[int] = set()
+        self._seen: dict[bytes, tuple[int, float]] = {}
+        self._lost: dict[bytes, float] = {}
+
+    def leave_nothing_to_chance(self, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        """For tests: go by these clocks, and have every draw come out at its mean. Before the first read only."""
+        self.now, self.monotonic = now, monotonic
+        self.random, self.luck = lambda: 0.5, lambda: 1.0
+        self._waits_by = time.monotonic
+
+    def waiting(self) -> float:
+        """Monotonic seconds to measure a wait by: real ones, for threads wait also where a test stops the clock."""
+        return (self._waits_by or self.monotonic)()
 
     def opaque(self) -> int:
         """A token that no other request in flight bears."""
         return next(self.opaques)
+
+    def number(self, server: int) -> int:
+        """A CAS number for what a request makes, on servers that take one from their client (1.6.27, the E flag); else
+        0. Unique in the fleet, and rising with time: such a number means the same after a restart of the server,
+        whose own count begins anew.
+        """
+        return (time.time_ns() // 1000 << 12 | random.getrandbits(12)) if server in self.explicit else 0
+
+    def draw(self, beta: float) -> float:
+        """How eagerly a reader refreshes early: ``β·Exp(1)``."""
+        return beta * self.luck() if beta else 0.0
+
+    def seen_for_s(self, key: bytes, cas: int) -> float:
+        """Seconds since this process first saw ``key`` under the CAS number of a run that has not ended."""
+        now, seen = self.monotonic(), self._seen.get(key)
+        if seen is not None and seen[0] == cas:
+            return now - seen[1]
+        _remember(self._seen, key, (cas, now))
+        return 0.0
+
+    def forget_seen(self, key: bytes) -> None:
+        """Somebody took over from that run: his own counts from now."""
+        self._seen.pop(key, None)
+
+    def read_lost(self, key: bytes) -> None:
+        """A read of ``key`` was sent and its reply lost; a lease may have been in it."""
+        _remember(self._lost, key, self.monotonic())
+
+    def lost_with(self, key: bytes, age_s: float) -> bool:
+        """Whether a stub of ``key`` made ``age_s`` whole seconds ago may be the lease in a lost reply. Once."""
+        at = self._lost.pop(key, None)
+        return at is not None and abs(self.monotonic() - age_s - at) <= 1.5
 
     def forked(self) -> None:
         """This is a child process now: the parent's runs under way will never land here."""
@@ -73,15 +125,16 @@ class Env:
             name = self.server_names[job.server]
             logger.warning("memcached server %s runs with -C, without CAS numbers: nothing is cached there", name)
 
-    def hit(self, job: Job, header: Header | None) -> None:
+    def hit(self, job: Job, header: Header | None, *, stale: bool = False) -> None:
         """A stored value was served that did not come by the hit path."""
         tally = job.recipe.tally
         tally.hits += 1
+        tally.stale += stale
         if header is not None:
             tally.saved_us += header.delta_us
         if self.hooks.on_hit.listeners:
             age_s = 0.0 if header is None else max(0.0, self.now() - header.created_ms / 1000.0)
-            self.hooks.on_hit.emit(Hit(job.recipe.name, job.key.decode(), self.server_names[job.server], age_s))
+            self.hooks.on_hit.emit(Hit(job.recipe.name, job.key.decode(), self.server_names[job.server], age_s, stale))
 
     def missed(self, job: Job, reason: str) -> None:
         """Nothing stored could be used."""
@@ -97,8 +150,13 @@ class Env:
 
     def filled(self, job: Job, seconds: float, reason: str) -> None:
         """The function ran for ``seconds``; its result was stored, or not for ``reason``."""
+        job.recipe.tally.fills += 1
+        self.settled(job, seconds, reason)
+
+    def settled(self, job: Job, seconds: float, reason: str) -> None:
+        """What became of one result of a run; a batch loader's run has many."""
         tally = job.recipe.tally
-        tally.fills += 1
+        job.recipe.delta_s = seconds
         if reason:
             tally.unstored += 1
             self._warn_once(job, reason)
@@ -110,3 +168,15 @@ class Env:
         if kind in _WARNED_REASONS and kind not in job.recipe.warned:
             job.recipe.warned.add(kind)
             logger.warning("a result of %s was not stored under %s: %s", job.recipe.name, job.key.decode(), reason)
+
+
+def _exponential() -> float:
+    return -math.log(1.0 - random.random())
+
+
+def _remember(table: dict[bytes, Any], key: bytes, what: Any) -> None:
+    """Put it in, at the cost of the oldest where there is no room."""
+    if len(table) >= _REMEMBERED and key not in table:
+        with suppress(RuntimeError):  # another thread came between
+            table.pop(next(iter(table)), None)
+    table[key] = what

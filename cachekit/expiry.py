@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Schedule",
+    "SpanLike",
     "Ttl",
     "TtlLike",
     "at",
@@ -39,6 +40,7 @@ __all__ = [
     "exptime",
     "lifetime_s",
     "parse_jitter",
+    "parse_span",
     "parse_ttl",
     "until",
 ]
@@ -79,6 +81,8 @@ class Schedule(ABC):
 
 Ttl: TypeAlias = float | Schedule | Callable[[Any], Any] | None
 """A parsed ttl: seconds, a schedule, a function of the result, or ``None`` for ever."""
+SpanLike: TypeAlias = int | float | str | timedelta
+"""Whatever ``parse_span`` takes."""
 TtlLike: TypeAlias = int | float | str | timedelta | Schedule | Callable[[Any], Any] | None
 """Whatever ``parse_ttl`` takes."""
 
@@ -92,10 +96,18 @@ def parse_ttl(ttl: TtlLike) -> Ttl:
     if ttl is None or isinstance(ttl, Schedule):
         return ttl
     if callable(ttl) and not isinstance(ttl, type):
-        if _is_coroutine_function(ttl):
+        if is_coroutine_function(ttl):
             raise _refusal("ttl", ttl, "a coroutine function can't be asked for a ttl, use a plain one", _TTL_FORMS)
         return ttl
     return _span("ttl", ttl, _TTL_FORMS)
+
+
+def parse_span(what: str, span: float | str | timedelta) -> float:
+    """The seconds in a plain span of time: a number of them, text such as ``"90s"``, or a timedelta.
+
+    ``what`` names the option in the ``ConfigurationError`` that anything else raises.
+    """
+    return _span(what, span, _SPAN_FORMS)
 
 
 def parse_jitter(jitter: float) -> float:
@@ -305,7 +317,7 @@ def _float(number: float) -> float:
         return math.inf if number > 0 else -math.inf
 
 
-def _is_coroutine_function(function: Any) -> bool:
+def is_coroutine_function(function: Any) -> bool:
     """As in ``inspect``, which would take longer to load than everything else here together."""
     while isinstance(function, partial):
         function = function.func

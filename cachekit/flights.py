@@ -26,6 +26,8 @@ class Flight:
     pilot = 0
     relieved = 0
     ended = False
+    awaits: Flight | None = None
+    """The flight that the run itself waits for, where its function has called another cached one."""
 
     def join(self) -> Flight:
         """Count a waiter, and shut the gate for him; under the lock of the ``Flights``."""
@@ -42,6 +44,14 @@ class Flight:
             return False
         gate.release()
         return True
+
+    def hand_over(self) -> None:
+        """Another thread will fly it: whoever boarded it may wait for it."""
+        self.pilot = 0
+
+    def flown_here(self) -> None:
+        """The current thread is its pilot now, whoever boarded it."""
+        self.pilot = threading.get_ident()
 
     def end(self) -> None:
         """Let the waiters go on, one after the other. Once."""
@@ -90,7 +100,8 @@ class Flights:
         """The run ended without a result: its waiters raise ``error``, or compete again where it is None."""
         flight = self._take_off_the_board(key, cas, flight)
         if flight is not None:
-            flight.error = error
+            if flight.waiters:  # an error kept for nobody would keep its frames, which refer to the flight, in a cycle
+                flight.error = error
             flight.end()
 
     def forget(self, key: bytes | None = None) -> None:
@@ -100,9 +111,33 @@ class Flights:
         if not self._flights:
             return
         with self._lock:
+            if key is not None:
+                self._flights.pop((key, None), None)
+                return
             for each in list(self._flights):  # a copy: boarding takes no lock
-                if each[1] is None and key in (None, each[0]):
+                if each[1] is None:
                     del self._flights[each]
+
+    def depart(self, around: list[Flight], flight: Flight) -> bool:
+        """The code inside the runs ``around`` is going to wait for ``flight``. False where that would be for ever:
+        the flight waits, perhaps by way of others, for one of those runs.
+        """
+        if not around:
+            return True
+        with self._lock:
+            at: Flight | None = flight
+            while at is not None:
+                if any(at is outer for outer in around):
+                    return False
+                at = at.awaits
+            for outer in around:
+                outer.awaits = flight
+        return True
+
+    def arrive(self, around: list[Flight]) -> None:
+        """The wait is over."""
+        for outer in around:
+            outer.awaits = None
 
     def relieve(self, flight: Flight, turn: int = 1) -> bool:
         """Whether the caller, tired of waiting, is the one to run in the pilot's place; the first who asks is.

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from cachekit.codecs.envelope import Header
+from cachekit.codecs.envelope import FOREVER
 from cachekit.codecs.flags import describe
 from cachekit.env import Job
-from cachekit.errors import ConfigurationError, DecodeError, ServerError
-from cachekit.flows import refresh
+from cachekit.errors import ConfigurationError, ServerError
+from cachekit.flows.fill import refresh
 from cachekit.frozen import Frozen
 from cachekit.hooks import Invalidate
-from cachekit.meta import Reply, md
+from cachekit.meta import md
 from cachekit.ops import Exchange, Replies
-from cachekit.policy import Policy, Verdict, age_ms
+from cachekit.policy import Policy, Verdict
 from cachekit.recipe import Recipe
-from cachekit.sync import bulk
 from cachekit.sync.drive import run
+from cachekit.sync.look import Sight, Stored, stored
 from cachekit.sync.reader import Reader, reader
 from cachekit.sync.window import gather
 from cachekit.tally import Info
@@ -59,10 +59,13 @@ class Call(Frozen, Generic[R]):
 class Explanation(Frozen):
     """Where an entry is and what is the matter with it.
 
-    ``state``: fresh, expired, invalidated, ahead (computed under a newer generation than was read just now), garbage,
-    absent, being filled, or unreachable. ``age_s`` and ``ttl_s`` are in seconds; ``ttl_s`` is None for an entry that
-    lives for ever, and where there is none. ``size_bytes`` counts the stored value with its header, ``format`` says how
-    it is written, ``fill_s`` for how many seconds the function ran for it.
+    ``state``: fresh, stale (it may be served while somebody refreshes it), throttled (stale, and a refresh has just
+    failed), expired, pass (the last result could not be stored), invalidated, ahead (computed under a newer generation
+    than was read just now), garbage, absent, being filled, or unreachable; a soft invalidation does not show.
+
+    ``age_s``, ``ttl_s`` and ``stale_s`` (after its ttl, errors included) are in seconds; ``ttl_s`` is None for an entry
+    that lives for ever, and where there is none. ``size_bytes`` counts the stored value with its header, ``format``
+    says how it is written, ``fill_s`` for how many seconds the function ran for it.
     """
 
     key: Key
@@ -73,6 +76,7 @@ class Explanation(Frozen):
     size_bytes: int | None = None
     format: str | None = None
     fill_s: float | None = None
+    stale_s: float | None = None
 
 
 class CachedFunction(Generic[P, R]):
@@ -91,6 +95,7 @@ class CachedFunction(Generic[P, R]):
         self._policy = policy
         self._recipe: Recipe | None = None
         self._read: Reader = self._first_read
+        cache._adopt(self)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if self._cache.off and self._cache.is_disabled():
@@ -109,18 +114,16 @@ class CachedFunction(Generic[P, R]):
         True once its server has acknowledged: from then no caller anywhere gets a value computed before. False: the
         server could not be asked, and the entry may still be served until its ttl ends.
         """
-        cache, key = self._cache, self._make(*args, **kwargs)
-        index = cache._fleet.ring.index(key)
-        opaque = cache._env.opaque()
-        acknowledged = False
-        try:
-            replies = cache._fleet.exchange(Exchange(index, md(key, b"O%d" % opaque), 1, opaque, retry=True))
-            acknowledged = replies.replies[0].code in ("HD", "NF")
-        except ServerError as error:
-            cache._env.trouble(self._job(key, args, kwargs), error)
-        cache._env.flights.forget(key)
-        self._tell(key.decode(), acknowledged)
-        return acknowledged
+        return self._void(self._make(*args, **kwargs), lambda key, opaque, _: md(key, b"O%d" % opaque))
+
+    def expire(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Invalidate this call's entry softly: the next caller refreshes it, and the others are served the old value
+        meanwhile, as long as it may be stale by its header and for five minutes or ``stale`` at most.
+
+        True once its server has acknowledged. A fill under way is voided: what it stores would be older.
+        """
+        recipe = self._ready()
+        return self._void(self._make(*args, **kwargs), recipe.expire_request)
 
     def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function now, store what it returns, and return it. An invalidation during the run still wins."""
@@ -130,34 +133,35 @@ class CachedFunction(Generic[P, R]):
         return run(refresh(job, self._cache._env), self._cache._fleet)  # type: ignore[no-any-return]
 
     def peek(self, /, *args: P.args, **kwargs: P.kwargs) -> R | Miss:
-        """What is stored and fresh, else ``MISS``. Never runs the function and never takes a lease."""
+        """What is stored and may be served, fresh or stale, else ``MISS``. Never runs the function or takes a lease.
+
+        Raises the failure where one is stored (``Policy(errors=…)``).
+        """
         key = self._make(*args, **kwargs)
-        stored = self._stored([key]).get(key)
-        return MISS if stored is None else stored[0]
+        found = self._stored([key], stale=True).get(key)
+        return MISS if found is None else found.get()
 
     def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Where this call's entry is, how old, how large, and why it would or would not be served. Changes nothing."""
         key = self._make(*args, **kwargs)
         cache, recipe = self._cache, self._ready()
         where = (Key(key.decode()), cache._fleet.names[cache._fleet.ring.index(key)])
-        found: dict[bytes, Reply] = {}
-        errors: list[ServerError] = []
-        generations = self._look([key], found, errors)
-        if errors:
+        sight = Sight([key], recipe, cache._fleet)
+        if sight.errors:
             return Explanation(*where, "unreachable")
-        if key not in found:
+        if key not in sight.found:
             return Explanation(*where, "absent")
-        reply = found[key]
-        numbers = generations.get(cache._fleet.ring.index(key)) or None if recipe.generations else ()
-        judgement = recipe.judge(reply, numbers, key, cache._env.now())
+        reply, judgement = sight.found[key], sight.judge(key, cache._env.now())
         if judgement.header is None:
             return Explanation(*where, judgement.verdict.value, size_bytes=len(reply.value or b""))
         header = judgement.header
+        stale = judgement.verdict is Verdict.DUE and judgement.servable()
         return Explanation(
             *where,
-            judgement.verdict.value,
-            age_s=age_ms(header, None, cache._env.now()) / 1000,
-            ttl_s=None if header.ttl_ms == 2**64 - 1 else header.ttl_ms / 1000,
+            "stale" if stale else judgement.verdict.value,
+            age_s=judgement.age_ms / 1000,
+            ttl_s=None if header.ttl_ms == FOREVER else header.ttl_ms / 1000,
+            stale_s=(header.stale_ms + header.stale_if_error_ms) / 1000,
             size_bytes=len(reply.value or b""),
             format=describe(reply.client_flags or 0),
             fill_s=header.delta_us / 1e6,
@@ -183,13 +187,12 @@ class CachedFunction(Generic[P, R]):
         keys = [self._make(*call.args, **call.kwargs) for call in wanted]
         if self._cache.is_disabled():
             return [call() for call in wanted]
-        stored = self._stored(keys)
+        found = self._stored(keys)
         results = []
         for key, call in zip(keys, wanted, strict=True):
-            if key in stored:
-                value, header = stored[key]
-                self._cache._env.hit(self._job(key, call.args, call.kwargs), header)
-                results.append(value)
+            if key in found:
+                self._cache._env.hit(self._job(key, call.args, call.kwargs), found[key].header)
+                results.append(found[key].get())
             else:
                 results.append(call())
         return results
@@ -258,45 +261,34 @@ class CachedFunction(Generic[P, R]):
         return self._recipe
 
     def _first_read(self, key: bytes, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        recipe = self._ready()
-        self._read = reader(recipe, self._cache._fleet, self._cache._env)
+        with self._cache._lock:  # cachekit.testing may be putting another server under it
+            self._read = reader(self._ready(), self._cache._fleet, self._cache._env)
         return self._read(key, function, args, kwargs)
 
     def _job(self, key: bytes, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
         compute = functools.partial(self._function, *args, **kwargs)
         return Job(self._ready(), key, self._cache._fleet.ring.index(key), compute)
 
-    def _look(
-        self, keys: list[bytes], found: dict[bytes, Reply], errors: list[ServerError]
-    ) -> dict[int, tuple[int, ...]]:
-        """Put what is stored under ``keys`` into ``found``; returns each server's generations. Takes no lease."""
+    def _void(self, key: bytes, request: Callable[[bytes, int, int], bytes]) -> bool:
+        """Send an invalidation of one key; whether its server has acknowledged. ``request`` makes it of the key, the
+        token, and a CAS number or 0.
+        """
+        cache = self._cache
+        index, opaque = cache._fleet.ring.index(key), cache._env.opaque()
+        acknowledged = False
+        try:
+            replies = cache._fleet.exchange(
+                Exchange(index, request(key, opaque, cache._env.number(index)), 1, opaque, retry=True)
+            )
+            acknowledged = replies.replies[0].code in ("HD", "NF")
+        except ServerError as error:
+            cache._env.trouble(Job(self._ready(), key, index, self._function), error)
+        cache._env.flights.forget(key)
+        self._tell(key.decode(), acknowledged)
+        return acknowledged
 
-        def take(values: list[bulk.Found]) -> None:
-            for key, flags, payload, cas in values:
-                found[key] = Reply("VA", payload, key, cas, client_flags=flags)
-
-        recipe = self._ready()
-        record = recipe.generations[0] if recipe.generations else None
-        return bulk.fetch(keys, self._cache._fleet, take, lambda _, error: errors.append(error), b"gets", record)
-
-    def _stored(self, keys: list[bytes]) -> dict[bytes, tuple[Any, Header | None]]:
-        """The values under those ``keys`` that have a fresh one, each with its header."""
-        cache, recipe = self._cache, self._ready()
-        found: dict[bytes, Reply] = {}
-        errors: list[ServerError] = []
-        generations = self._look(keys, found, errors)
-        recipe.tally.errors += len(errors)
-        values: dict[bytes, tuple[Any, Header | None]] = {}
-        for key, reply in found.items():
-            # A generation that is not there any more was bumped or lost: nothing under it can be trusted.
-            numbers = generations.get(cache._fleet.ring.index(key)) or None if recipe.generations else ()
-            judgement = recipe.judge(reply, numbers, key, cache._env.now())
-            if judgement.verdict is Verdict.FRESH:
-                try:
-                    values[key] = recipe.open(reply, judgement), judgement.header
-                except DecodeError:
-                    recipe.tally.errors += 1
-        return values
+    def _stored(self, keys: list[bytes], *, stale: bool = False) -> dict[bytes, Stored]:
+        return stored(keys, self._ready(), self._cache._fleet, self._cache._env, stale=stale)
 
     def _tell(self, key: str, acknowledged: bool) -> None:
         hooks = self._cache.hooks
@@ -359,6 +351,10 @@ class BoundFunction(Generic[P, R]):
     def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """See ``CachedFunction.invalidate``."""
         return self.__func__.invalidate(self.__self__, *args, **kwargs)
+
+    def expire(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """See ``CachedFunction.expire``."""
+        return self.__func__.expire(self.__self__, *args, **kwargs)
 
     def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """See ``CachedFunction.refresh``."""

@@ -14,23 +14,28 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from cachekit.codecs.envelope import FOREVER, HEAD, VERSION
+from cachekit.codecs.envelope import HEAD, VERSION
 from cachekit.codecs.flags import ENVELOPED
 from cachekit.env import Env
 from cachekit.errors import DecodeError
 from cachekit.hooks import Hit
+from cachekit.policy import EARLIEST
 from cachekit.recipe import Recipe
 
 _GENERATIONS_KEPT: Final = 64
 
 NOT_PLAIN: Final = object()
 """Neither: the caller must look properly."""
+EARLY: Final = object()
+"""Fresh, but this reader has drawn, and is to refresh it before its ttl (XFetch; see ``policy``)."""
 
 Glance = Callable[[bytes, bytes, int, int], Any]
-"""Takes the key, the whole reply, the opaque token and the server's index; returns the value or ``NOT_PLAIN``."""
+"""Takes the key, the whole reply, the opaque token and the server's index; returns the value, ``NOT_PLAIN`` or
+``EARLY``.
+"""
 
-# The answer to ``recipe.read`` with neither W, Z nor X behind it.
-_HIT: Final = re.compile(rb"VA (\d{1,10}) c\d{1,20} f(\d{1,10}) t(-?\d{1,10}) (O\d+)\r\n").match
+# The answer to ``recipe.read`` with neither W nor X behind it. Z: somebody refreshes what is fresh still.
+_HIT: Final = re.compile(rb"VA (\d{1,10}) c(\d{1,20}) f(\d{1,10}) t(-?\d{1,10}) (O\d+)( Z)?\r\n").match
 
 
 def glance_at(recipe: Recipe, env: Env) -> Glance:
@@ -40,13 +45,16 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
     """
     tally, unpack_head, now, on_hit = recipe.tally, HEAD.unpack_from, env.now, env.hooks.on_hit
     grouped, head_size, decoders = len(recipe.generations) == 1, HEAD.size, _Decoders(recipe)
-    behind = _Behind()
+    behind, beta, sliding = _Behind(), recipe.terms.beta, recipe.terms.sliding
+    draw = env.draw
+    # From this share of its ttl on an entry needs a closer look.
+    closer = 0.1 if sliding else 1.0 - EARLIEST if beta else 1.0
 
     def glance(key: bytes, data: bytes, opaque: int, index: int) -> Any:
         found = _HIT(data)
         if found is None:
             return NOT_PLAIN
-        size, flags, left, token = found.groups()
+        size, cas, flags, left, token, claimed = found.groups()
         begin = found.end()
         end = begin + int(size)
         if token != b"O%d" % opaque or end - begin < head_size or end > len(data):
@@ -57,14 +65,20 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
             if not 0.0 <= seen <= hard * 1000.0:
                 return NOT_PLAIN  # touched since it was stored: the server's age says nothing
             age = seen + (1000.0 if age > seen else -1000.0)
-        if age >= ttl != FOREVER or not ttl or own != key[-16:]:
+        early = False
+        if age >= ttl * closer or not ttl:
+            if age >= ttl or not ttl or sliding:
+                return NOT_PLAIN
+            early = claimed is None and age + min(draw(beta) * delta / 1000.0, EARLIEST * ttl) >= ttl
+        if own != key[-16:] or version != VERSION or groups != 1 or begin + at > end or at < head_size:
             return NOT_PLAIN
-        if version != VERSION or groups != 1 or begin + at > end or at < head_size:
+        expected = behind[generation] + token + b" Z\r\n" if grouped else b"\r\n"
+        if data[end:] != expected or (generation and not grouped):
             return NOT_PLAIN
-        if data[end:] != (behind[generation] + token + b" Z\r\n" if grouped else b"\r\n"):
-            return NOT_PLAIN
-        if generation and not grouped:
-            return NOT_PLAIN
+        if early:
+            return EARLY
+        if claimed is not None:
+            env.seen_for_s(key, int(cas))  # should the refresher have died, his lease counts from the first sight of it
         try:
             value = decoders[flags](data[begin + at : end])
         except DecodeError:

@@ -18,18 +18,20 @@ logger = logging.getLogger("cachekit")
 
 
 class Hit(Frozen):
-    """A stored value was served. ``age_s`` is its age in seconds."""
+    """A stored value was served. ``age_s``: its age in seconds. ``stale``: past its ttl, or due for a refresh."""
 
     function: str
     key: str
     server: str
     age_s: float
+    stale: bool = False
 
 
 class Miss(Frozen):
     """Nothing usable was stored.
 
-    ``reason``: absent, expired, invalidated, ahead, garbage, being filled, no lease, no CAS, or no answer.
+    ``reason``: absent, early or expired (this caller refreshed it), expired by hand (by ``expire``), invalidated,
+    ahead, garbage, being filled, pass (the last result could not be stored), ttl 0, no lease, no CAS, or no answer.
     """
 
     function: str
@@ -49,8 +51,8 @@ class Wait(Frozen):
 class Fill(Frozen):
     """The function ran for ``seconds``. ``stored`` says whether the result went in.
 
-    ``reason``: why it did not, else empty. It begins with unencodable, too large, refused, no ttl, ttl 0, superseded,
-    no lease, lost (the store was not answered), or raised (the function did).
+    ``reason``: why it did not, else empty. It begins with unencodable, too large, refused, no ttl, ttl 0, cache_if,
+    do_not_store, superseded, no lease, lost (the store was not answered), or raised (the function did).
     """
 
     function: str

@@ -15,6 +15,12 @@ from cachekit.errors import Unreachable
 from cachekit.flights import Flight
 from cachekit.meta import Reply
 
+BATCH_KEYS = 256
+"""Most commands in one batch for one server."""
+
+BATCH_BYTES = 131_072
+"""Most bytes in one batch for one server, a single larger value excepted."""
+
 
 class LeaseVoid(Unreachable):
     """The connection that the lease was given on is gone; the server may have been restarted since."""
@@ -62,6 +68,14 @@ class Compute(NamedTuple):
     frame: Any
 
 
+class Spawn(NamedTuple):
+    """Drive ``flow`` in the background, in a copy of the current context; answers at once, True when that will be done,
+    False when there is no room for it.
+    """
+
+    flow: Any
+
+
 class Sleep(NamedTuple):
     """Do nothing for ``seconds``."""
 
@@ -77,6 +91,6 @@ class Join(NamedTuple):
     timeout_s: float
 
 
-Op: TypeAlias = Exchange | Gather | Compute | Sleep | Join
+Op: TypeAlias = Exchange | Gather | Compute | Spawn | Sleep | Join
 R = TypeVar("R")
 Flow: TypeAlias = Generator[Op, Any, R]

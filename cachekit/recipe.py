@@ -15,15 +15,26 @@ from cachekit import meta
 from cachekit.codecs import Packer
 from cachekit.codecs.envelope import FOREVER, Header, seal, seal_one
 from cachekit.codecs.flags import ENVELOPED
+from cachekit.codecs.note import ERROR, NOTE_FLAGS
 from cachekit.errors import DecodeError
 from cachekit.expiry import Ttl, exptime, lifetime_s
 from cachekit.meta import Reply
-from cachekit.policy import STUBS_PER_LEASE, Judgement, Verdict, judge
+from cachekit.policy import STUB_S, STUBS_PER_LEASE, UNSET, Judgement, Terms, Unset, Verdict, judge
 from cachekit.tally import Tally
 
 _U32_MAX = 2**32 - 1
 _UNGROUPED = (0,)
 """What stands in the header of an entry over which no generation was asked."""
+
+_PLAIN_TERMS = Terms()
+
+
+class Recalled(Exception):
+    """What is stored is the function's failure: ``error`` is to be raised, as if the function had run."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
 
 
 class Snapshot(NamedTuple):
@@ -35,6 +46,16 @@ class Snapshot(NamedTuple):
     created_s: float
 
 
+class Packed(NamedTuple):
+    """A result ready to be stored: client flags and payload (None: it can't be carried), the seconds that it is fresh
+    (None: for ever), and why it is not to be stored, "" where it is.
+    """
+
+    packed: tuple[int, bytes] | None
+    lifetime_s: float | None
+    reason: str
+
+
 class Recipe:
     """One function's (or one direct key's) way of keeping entries.
 
@@ -42,13 +63,14 @@ class Recipe:
         name: the function's readable name, for events and logs.
         generations: wire keys of the generation records that stand over every entry; asked in the value's own write.
         lease_s: seconds after which a fill may be taken over.
+        terms: how stale a value may be served, and what else its policy says.
         enveloped: whether values travel behind a header.
         max_value_bytes: longest value, envelope included, that the servers take.
     """
 
     __slots__ = (
-        "enveloped", "generations", "jitter", "lease_s", "max_value_bytes", "name",
-        "packer", "read_template", "steady", "stub_s", "tally", "ttl", "warned",
+        "delta_s", "enveloped", "generations", "jitter", "lease_s", "max_value_bytes", "name",
+        "packer", "read_template", "steady", "stub_s", "tally", "templates", "terms", "ttl", "warned",
     )  # fmt: skip
 
     def __init__(
@@ -59,56 +81,101 @@ class Recipe:
         ttl: Ttl,
         jitter: float = 0.0,
         lease_s: float = 10.0,
+        terms: Terms = _PLAIN_TERMS,
         generations: tuple[bytes, ...] = (),
         enveloped: bool = True,
         max_value_bytes: int = 1 << 20,
-        tally: Tally | None = None,
     ) -> None:
         self.name = name
         self.packer = packer
         self.ttl = ttl
         self.jitter = jitter
         self.lease_s = lease_s
+        self.terms = terms
         self.generations = generations
         self.enveloped = enveloped
         self.max_value_bytes = max_value_bytes
-        self.tally = tally if tally is not None else Tally()
+        self.tally = Tally()
         self.warned: set[str] = set()
+        self.delta_s = 0.0
+        """Seconds that the last run took in this process; 0.0: none has ended yet."""
         # What follows from a ttl that is the same number for every entry, and never sent as a date.
-        steady = isinstance(ttl, float) and not jitter and 0 < ttl <= 86_400
-        self.steady = _times(ttl, 0.0) if steady and isinstance(ttl, float) else None
-        self.stub_s = math.ceil(lease_s) * STUBS_PER_LEASE
-        asked = [b"mg %%b c f t v N%d O%%d\r\n" % self.stub_s]
-        asked += [b"mg %b c N0 O%%d\r\n" % key.replace(b"%", b"%%") for key in generations]
-        self.read_template = b"".join(asked)
+        self.steady: tuple[int, int, int] | None = None
+        plain = not (jitter or terms.stale_s or terms.stale_if_error_s or terms.sliding)
+        if plain and isinstance(ttl, float) and 0 < ttl <= 86_400:
+            self.steady = self._times(ttl, 0.0)
+        self.stub_s = max(math.ceil(lease_s) * STUBS_PER_LEASE, STUB_S)
+        # R fires when less than that is left, and on nothing that was claimed (protocol.txt, "Meta Get").
+        self.read_template = self._template(b"")
+        self.templates = {
+            (claim, explicit): self._template(b" R2147483647" if claim else b"", b" E%d" if explicit else b"")
+            for claim in (False, True)
+            for explicit in (False, True)
+        }
 
-    def read(self, key: bytes, opaque: int) -> bytes:
+    def _template(self, claim: bytes, explicit: bytes = b"") -> bytes:
+        """What a read is filled into: key, perhaps a CAS number, token; and again for each generation."""
+        behind = [key.replace(b"%", b"%%") for key in self.generations]
+        lines = [b"mg %%b c f t v N%d" % self.stub_s + claim, *(b"mg %b c N0" % key for key in behind)]
+        return b"".join([line + explicit + b" O%d\r\n" for line in lines])
+
+    def read(self, key: bytes, opaque: int, number: int = 0, *, claim: bool = False) -> bytes:
         """The read of ``key`` with its lease, and of the generations over it: one write, ``1 + len(generations)``
         replies.
-        """
-        return self.read_template % (key, opaque, *(opaque,) * len(self.generations))
 
-    def judge(self, reply: Reply, generations: tuple[int, ...] | None, key: bytes, now_s: float) -> Judgement:
-        """What ``reply`` means at ``now_s`` (seconds since the epoch)."""
+        ``number``: the CAS number to give to what this read makes, on servers that take one; 0: the server counts.
+        ``claim``: ask for the right to refresh what stands there, too.
+        """
+        behind = len(self.generations)
+        if number:
+            return self.templates[claim, True] % (key, number, opaque, *(number, opaque) * behind)
+        return self.templates[claim, False] % (key, opaque, *(opaque,) * behind)
+
+    def expire_request(self, key: bytes, opaque: int, number: int = 0) -> bytes:
+        """Mark what stands there as stale: the next reader gets the W, the others may be served it meanwhile.
+
+        Its end is set anew. It is that of a new stub, since it may be one, whose age is read off it; and no earlier
+        than what a failing function may still need.
+        """
+        keep_s = max(self.stub_s, math.ceil(self.terms.stale_s + self.terms.stale_if_error_s))
+        explicit = b" E%d" % number if number else b""
+        return meta.md(key, b"I T%d%b O%d" % (keep_s, explicit, opaque))
+
+    def judge(
+        self,
+        reply: Reply,
+        generations: tuple[int, ...] | None,
+        key: bytes,
+        now_s: float,
+        eagerness: float = 0.0,
+    ) -> Judgement:
+        """What ``reply`` means at ``now_s`` (seconds since the epoch); ``eagerness``: as ``policy.judge`` takes it."""
         if self.enveloped:
-            return judge(reply, _UNGROUPED if generations == () else generations, key, now_s)
+            return judge(reply, _UNGROUPED if generations == () else generations, key, now_s, eagerness)
         if reply.code != "VA" or reply.value is None:
             return Judgement(Verdict.NO_LEASE)
         if reply.value or reply.client_flags:
             return Judgement(Verdict.FRESH)
         return Judgement(Verdict.MINE if reply.won else Verdict.BUSY)
 
+    def payload(self, reply: Reply, judgement: Judgement) -> tuple[int, bytes]:
+        """Client flags and bytes of the value in ``reply`` without its envelope."""
+        flags, data = reply.client_flags or 0, reply.value or b""
+        return flags & ~ENVELOPED, data[judgement.payload_at :]
+
     def open(self, reply: Reply, judgement: Judgement) -> Any:
-        """The value in ``reply``. Raises ``DecodeError``."""
-        flags = reply.client_flags or 0
-        data = reply.value or b""
-        if not self.enveloped:
-            if flags & ENVELOPED:
-                raise DecodeError("a function's entry is no plain value")
-            return self.packer.unpack(flags, data)
-        if not flags & ENVELOPED:
+        """The value in ``reply``. Raises ``DecodeError``, and ``Recalled`` where what is stored is a failure."""
+        flags, payload = self.payload(reply, judgement)
+        enveloped = bool((reply.client_flags or 0) & ENVELOPED)
+        if enveloped and not self.enveloped:
+            raise DecodeError("a function's entry is no plain value")
+        if self.enveloped and not enveloped:
             raise DecodeError("an entry without the flag of an enveloped value")
-        return self.packer.unpack(flags & ~ENVELOPED, data[judgement.payload_at :])
+        if flags == NOTE_FLAGS and payload.startswith(ERROR):
+            from cachekit.codecs.failure import decode_failure  # noqa: PLC0415 - few functions cache failures
+
+            raise Recalled(decode_failure(payload[1:], self.terms.errors))
+        return self.packer.unpack(flags, payload)
 
     def seal(
         self, key: bytes, packed: tuple[int, bytes], lifetime_s: float | None, snapshot: Snapshot, seconds: float
@@ -121,59 +188,114 @@ class Recipe:
         if not self.enveloped:
             return flags, payload, exptime(lifetime_s, snapshot.created_s)
         generations, created_s = snapshot
-        if self.steady is not None and lifetime_s == self.ttl:
-            ttl_ms, hard_s, until = self.steady
-        else:
-            ttl_ms, hard_s, until = _times(lifetime_s, created_s)
         own, created_ms, delta_us = key[-16:], int(created_s * 1000), int(seconds * 1e6)
-        if len(generations) < 2:
-            generation = generations[0] if generations else 0
-            return flags | ENVELOPED, seal_one(own, created_ms, ttl_ms, hard_s, delta_us, generation, payload), until
-        header = Header(own, created_ms, ttl_ms, hard_s=hard_s, delta_us=delta_us, generations=generations)
+        if self.steady is not None and lifetime_s == self.ttl and flags != NOTE_FLAGS:
+            ttl_ms, hard_s, until = self.steady
+            if len(generations) < 2:
+                generation = generations[0] if generations else 0
+                return (
+                    flags | ENVELOPED,
+                    seal_one(own, created_ms, ttl_ms, hard_s, delta_us, generation, payload),
+                    until,
+                )
+        else:
+            ttl_ms, hard_s, until = self._times(lifetime_s, created_s, note=flags == NOTE_FLAGS)
+        plain = flags == NOTE_FLAGS or lifetime_s is None
+        terms = _PLAIN_TERMS if plain else self.terms
+        header = Header(
+            own,
+            created_ms,
+            ttl_ms,
+            stale_ms=int(terms.stale_s * 1000),
+            stale_if_error_ms=int(terms.stale_if_error_s * 1000),
+            hard_s=hard_s,
+            delta_us=delta_us,
+            generations=generations or _UNGROUPED,
+            slide_ms=ttl_ms if terms.sliding else 0,
+        )
         return flags | ENVELOPED, seal(header, payload), until
 
-    def pack(
-        self, value: Any, now: Callable[[], float], random: Callable[[], float]
-    ) -> tuple[tuple[int, bytes] | None, float | None, str]:
-        """The packed value, its lifetime in seconds (None: for ever), and why it can't be stored ("" where it can).
+    def reseal(self, reply: Reply, header: Header, payload_at: int, until: int) -> tuple[int, bytes, int]:
+        """The entry in ``reply`` behind another header, to be stored until ``until``."""
+        return reply.client_flags or 0, seal(header, (reply.value or b"")[payload_at:]), until
 
-        Encoders and ttl callables are users' code: whatever they raise, the caller still gets his result.
+    def slid(
+        self, reply: Reply, header: Header, payload_at: int, age_ms: float, now_s: float
+    ) -> tuple[int, bytes, int]:
+        """The entry in ``reply`` with its whole ttl before it again."""
+        lifetime_s = header.slide_ms / 1000.0
+        _, left_s, until = self._times(lifetime_s, now_s)
+        moved = header._replace(ttl_ms=int(age_ms) + header.slide_ms, hard_s=left_s + math.ceil(age_ms / 1000.0))
+        return self.reseal(reply, moved, payload_at, until)
+
+    def pack(
+        self,
+        value: Any,
+        now: Callable[[], float],
+        random: Callable[[], float],
+        ttl: "Ttl | Unset" = UNSET,
+    ) -> Packed:
+        """``value`` as it is to be stored. ``ttl``: in place of the recipe's own.
+
+        Encoders, predicates and ttl callables are users' code: whatever they raise, the caller still gets his result.
         """
         try:
             packed = self.packer.pack(value)
         except Exception as error:  # noqa: BLE001
             # Only the type: the error's own text shows where in the value it sits, and logs and events carry no values.
             name = getattr(error, "type_name", None) or type(value).__qualname__
-            return (
-                None,
-                None,
-                f"unencodable: {name} can't be carried without loss; cache.register() it or return plain data",
-            )
+            why = f"unencodable: {name} can't be carried without loss; cache.register() it or return plain data"
+            return Packed(None, None, why)
         try:
-            lifetime = self.lifetime(value, now(), random)
+            if self.terms.cache_if is not None and not self.terms.cache_if(value):
+                return Packed(packed, None, "cache_if")
         except Exception as error:  # noqa: BLE001
-            return packed, None, f"no ttl: its function raised {type(error).__name__}"
-        return packed, lifetime, "ttl 0" if lifetime == 0 else ""
+            return Packed(packed, None, f"cache_if raised: {type(error).__name__}")
+        try:
+            lifetime = self.lifetime(value, now, random, ttl)
+        except Exception as error:  # noqa: BLE001
+            return Packed(packed, None, f"no ttl: its function raised {type(error).__name__}")
+        return Packed(packed, lifetime, "ttl 0" if lifetime == 0 else "")
 
-    def lifetime(self, value: Any, now_s: float, random: Callable[[], float]) -> float | None:
+    def pack_failure(self, error: BaseException) -> Packed:
+        """``error``, one of those that the policy caches, as it is to be stored."""
+        from cachekit.codecs.failure import encode_failure  # noqa: PLC0415 - few functions cache failures
+
+        try:
+            payload = ERROR + encode_failure(error)
+        except Exception:  # noqa: BLE001
+            return Packed(None, None, f"unencodable: the arguments of a {type(error).__qualname__} are no plain data")
+        lifetime = self.terms.error_ttl_s
+        return Packed((NOTE_FLAGS, payload), lifetime, "" if lifetime else "ttl 0")
+
+    def lifetime(
+        self, value: Any, now: Callable[[], float], random: Callable[[], float], ttl: "Ttl | Unset" = UNSET
+    ) -> float | None:
         """Seconds that ``value``, made now, is fresh; None: for ever. Raises what a ttl callable of the user's
         raises.
         """
-        if self.steady is not None:
-            return self.ttl  # type: ignore[return-value]
-        return lifetime_s(self.ttl, now=now_s, result=value, jitter=self.jitter, random=random)
+        if ttl is UNSET:
+            if self.steady is not None:
+                return self.ttl  # type: ignore[return-value]
+            ttl = self.ttl
+        return lifetime_s(ttl, now=now(), result=value, jitter=self.jitter, random=random)
 
+    def _after_s(self) -> float:
+        """Seconds that an item is kept after its ttl: as long as it may be served, and a lease, so that the item does
+        not end under whoever refreshes it, however late he began.
+        """
+        return self.terms.stale_s + self.terms.stale_if_error_s + self.lease_s
 
-def _times(lifetime_s: float | None, created_s: float) -> tuple[int, int, int]:
-    """The header's ttl in ms and hard end in s, and the exptime for the server.
+    def _times(self, lifetime_s: float | None, created_s: float, *, note: bool = False) -> tuple[int, int, int]:
+        """The header's ttl in ms and hard end in s, and the exptime for the server.
 
-    The hard end is one second more than the ttl: the server's clock ticks in whole seconds and must not end a value
-    before its header does.
-    """
-    if lifetime_s is None:
-        return FOREVER, 0, 0
-    hard_s = math.ceil(lifetime_s) + 1
-    return int(lifetime_s * 1000), min(hard_s, _U32_MAX), exptime(hard_s, created_s)
+        One second more than what follows: the server's clock ticks in whole seconds and must not end a value before its
+        header does.
+        """
+        if lifetime_s is None:
+            return FOREVER, 0, 0
+        hard_s = math.ceil(lifetime_s) + 1 + (0 if note else math.ceil(self._after_s()))
+        return int(lifetime_s * 1000), min(hard_s, _U32_MAX), exptime(hard_s, created_s)
 
 
 def numbers(replies: list[Reply]) -> tuple[int, ...] | None:
@@ -182,9 +304,17 @@ def numbers(replies: list[Reply]) -> tuple[int, ...] | None:
     return found if len(found) == len(replies) else None
 
 
-def store_request(key: bytes, sealed: tuple[int, bytes, int], cas: int, opaque: int) -> bytes:
-    """Store under ``cas``, and only under it: what was invalidated or filled meanwhile stays as it is."""
+def store_request(key: bytes, sealed: tuple[int, bytes, int], cas: int, opaque: int, number: int = 0) -> bytes:
+    """Store under ``cas``, and only under it: what was invalidated or filled meanwhile stays as it is. 0: only where
+    nothing stands, which is for pass markers alone; a value stored so could be older than an invalidation.
+
+    ``number``: the CAS number that the entry is to get; 0: the server counts.
+    """
     flags, data, until = sealed
+    if number or not cas:
+        how = b"C%d" % cas if cas else b"ME"
+        how += b" E%d" % number if number else b""
+        return b"ms %b %d %b F%d T%d O%d\r\n%b\r\n" % (key, len(data), how, flags, until, opaque, data)
     # Like meta.ms, whose checks a key of our own making and five numbers don't need: this is on every miss's way.
     return b"ms %b %d C%d F%d T%d O%d\r\n%b\r\n" % (key, len(data), cas, flags, until, opaque, data)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachekit.codecs.envelope import FOREVER, HEAD, VERSION, Header, fingerprint, open_envelope, seal
+from cachekit.codecs.envelope import FOREVER, HEAD, VERSION, Header, fingerprint, open_envelope, seal, seal_one
 from cachekit.errors import DecodeError
 
 u32 = st.integers(0, 2**32 - 1)
@@ -21,6 +21,8 @@ headers = st.builds(
     hard_s=u32,
     delta_us=u32,
     generations=st.lists(u64, min_size=1, max_size=255).map(tuple),
+    retry_ms=st.just(0) | u64,
+    slide_ms=st.just(0) | u64,
 )
 PLAIN = Header(b"0123456789abcdef", 1_700_000_000_000)
 
@@ -38,7 +40,7 @@ def test_hot_path_is_one_read(header: Header) -> None:
     """One unpack_from gives every fixed field and the first generation."""
     version, count, length, own, *numbers = HEAD.unpack_from(seal(header, b"payload"))
     assert (version, count, own) == (VERSION, len(header.generations), header.fingerprint)
-    assert length == HEAD.size + 8 * (count - 1)
+    assert length == HEAD.size + 8 * (count - 1) + (16 if header.retry_ms or header.slide_ms else 0)
     assert tuple(numbers) == (*header[1:7], header.generations[0])
 
 
@@ -77,6 +79,45 @@ def test_later_fields_are_stepped_over() -> None:
     assert longer[at:] == b"payload"
 
 
+def test_a_header_is_no_longer_than_it_must_be() -> None:
+    """What few entries need, the others don't carry; and what is absent reads as 0."""
+    assert len(seal(PLAIN, b"")) == HEAD.size == 68
+    for retry_ms, slide_ms in ((1, 0), (0, 1), (1, 2)):
+        assert len(seal(PLAIN._replace(retry_ms=retry_ms, slide_ms=slide_ms), b"")) == 84
+    read, _ = open_envelope(seal(PLAIN, b"x" * 100))
+    assert (read.retry_ms, read.slide_ms) == (0, 0)
+
+
+@given(
+    headers.filter(lambda header: not (header.retry_ms or header.slide_ms)), st.integers(0, 15), st.binary(max_size=9)
+)
+def test_half_an_extension_is_none(header: Header, more: int, payload: bytes) -> None:
+    """Fewer bytes than both fields take were written by something else, and are stepped over."""
+    data = seal(header, b"")
+    length = len(data) + more
+    read, at = open_envelope(data[:2] + length.to_bytes(2, "big") + data[4:] + b"\xff" * more + payload)
+    assert (read, at) == (header, length)
+
+
+def test_an_entry_written_before_there_were_extensions_reads_the_same() -> None:
+    """A header of the first release, byte by byte."""
+    old = bytes.fromhex(
+        "01010044" + b"0123456789abcdef".hex() + "0000018bcfe56800" + "000000000000ea60" + "00" * 16 + "0000003d"
+        "0003d090" + "0000000000000005"
+    )
+    header = Header(b"0123456789abcdef", 1_700_000_000_000, 60_000, 0, 0, 61, 250_000, (5,))
+    assert open_envelope(old + b"value") == (header, 68)
+    assert seal(header, b"value") == old + b"value"
+
+
+@given(headers.filter(lambda header: len(header.generations) == 1), st.binary(max_size=64))
+def test_the_short_way_to_seal_writes_the_same(header: Header, payload: bytes) -> None:
+    """A plain miss seals without a Header; a reader can't tell."""
+    plain = header._replace(stale_ms=0, stale_if_error_ms=0, retry_ms=0, slide_ms=0)
+    own, created, ttl, _, _, hard, delta, (generation,), _, _ = plain
+    assert seal_one(own, created, ttl, hard, delta, generation, payload) == seal(plain, payload)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -87,6 +128,8 @@ def test_later_fields_are_stepped_over() -> None:
         PLAIN._replace(ttl_ms=2**64),
         PLAIN._replace(hard_s=2**32),
         PLAIN._replace(generations=(1, -1)),
+        PLAIN._replace(retry_ms=-1),
+        PLAIN._replace(slide_ms=2**64),
     ],
 )
 def test_unwritable_headers(bad: Header) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from support.threads import LIMIT_S, Outcome, eventually
 
-from cachekit import Cache, Unreachable
+from cachekit import Cache, Policy, Unreachable
 from cachekit.addresses import parse_target
+from cachekit.flows.frames import FILLING
 from cachekit.hooks import Hooks
-from cachekit.ops import Compute, Exchange, Flow
+from cachekit.ops import Compute, Exchange, Flow, Spawn
 from cachekit.sync.drive import run
 from cachekit.sync.fleet import Fleet
 
@@ -107,3 +111,63 @@ def test_an_exception_is_freed_without_the_collector() -> None:
         assert held[0]() is None
     finally:
         gc.enable()
+
+
+def test_what_is_spawned_runs_in_a_copy_of_the_context_and_inside_of_nothing() -> None:
+    """Nothing outside waits for it, so a call in it of what surrounds it must not be taken for a recursion."""
+    fleet = Fleet(parse_target("memory:"), Hooks())
+    place: ContextVar[str] = ContextVar("place")
+    seen: list[Any] = []
+
+    def behind() -> Flow[None]:
+        yield Compute(lambda: seen.append((place.get(), FILLING.get(), threading.current_thread().name)), "inner")
+
+    def spawning() -> Flow[Any]:
+        return (yield Spawn(behind()))
+
+    place.set("here")
+    token = FILLING.set(("outer",))  # type: ignore[arg-type]
+    try:
+        assert run(spawning(), fleet) is True
+    finally:
+        FILLING.reset(token)
+    fleet.close()
+    assert seen == [("here", ("inner",), seen[0][2])]
+    assert seen[0][2].startswith("cachekit-refresh-")
+
+
+def test_a_full_pool_is_told_to_the_flow() -> None:
+    """The flow then runs the function itself."""
+    fleet = Fleet(parse_target("memory:"), Hooks())
+    fleet.background().drain()
+
+    def spawning() -> Flow[Any]:
+        return (yield Spawn(iter(())))
+
+    assert run(spawning(), fleet) is False
+    fleet.close()
+
+
+def test_closing_waits_for_what_was_spawned() -> None:
+    """And afterwards the cache can be used again, with another pool."""
+    cache = Cache("memory:", policy=Policy(refresh="background", ttl=60, stale=60))
+    gate, runs = threading.Event(), list[int]()
+
+    @cache
+    def function() -> int:
+        runs.append(1)
+        assert len(runs) == 1 or gate.wait(LIMIT_S)
+        return len(runs)
+
+    assert function() == 1
+    function.expire()
+    assert function() == 1
+    assert eventually(lambda: len(runs) == 2)
+    closing = Outcome(cache.close)
+    gate.set()
+    closing.result()
+    assert function() == 2
+    function.expire()
+    assert function() == 2
+    cache.close()
+    assert function() == 3

@@ -236,3 +236,60 @@ def test_one_waiter_a_turn_relieves_the_pilot() -> None:
     flights = Flights()
     flight, _ = flights.board(KEY, 7)
     assert [flights.relieve(flight, turn) for turn in (1, 1, 2, 1, 2, 3)] == [True, False, True, False, False, True]
+
+
+# -- runs that wait for runs -------------------------------------------------------------------------------------------
+
+
+def test_a_wait_that_would_be_for_ever_is_refused() -> None:
+    """The flight waits, perhaps by way of others, for a run that the caller is inside of."""
+    flights = Flights()
+    first, second, third = (flights.board(KEY, cas)[0] for cas in (1, 2, 3))
+    assert not flights.depart([first], first)
+    assert flights.depart([first], second)
+    assert flights.depart([second], third)
+    assert not flights.depart([third], first)
+    assert not flights.depart([third], second)
+    assert third.awaits is None, "a refused wait leaves no trace"
+
+
+def test_every_run_around_the_caller_waits_with_him() -> None:
+    """A function in a function in a function: whoever waits for the outermost waits for all of it."""
+    flights = Flights()
+    outer, inner, other = (flights.board(KEY, cas)[0] for cas in (1, 2, 3))
+    assert flights.depart([outer, inner], other)
+    assert not flights.depart([other], outer)
+    assert not flights.depart([other], inner)
+    flights.arrive([outer, inner])
+    assert (outer.awaits, inner.awaits) == (None, None)
+    assert flights.depart([other], outer)
+
+
+def test_outside_of_every_run_one_may_wait_for_any() -> None:
+    """Nobody waits for a caller who computes nothing."""
+    flights = Flights()
+    flight, _ = flights.board(KEY, 7)
+    assert flights.depart([], flight)
+
+
+def test_an_error_is_kept_for_waiters_only() -> None:
+    """Kept for nobody it would keep its traceback, whose frames refer to the flight: a cycle for the collector."""
+    flights, error = Flights(), LookupError("gone")
+    alone, _ = flights.board(KEY, 7)
+    flights.crash(KEY, 7, error, alone)
+    assert alone.error is None
+    shared, _ = flights.board(KEY, 8)
+    assert flights.find(KEY, 8) is shared
+    flights.crash(KEY, 8, error, shared)
+    assert shared.error is error
+
+
+def test_who_flies_a_flight_that_another_boarded_is_its_pilot() -> None:
+    """A refresh in the background: the thread that runs it, and not the one that asked for it, must not wait for it."""
+    flights = Flights()
+    flight, _ = flights.board(KEY, 7)
+    boarded_by = flight.pilot
+    assert boarded_by == threading.get_ident()
+    crew = Crew(1, lambda _: (flight.flown_here(), threading.get_ident()))  # type: ignore[func-returns-value]
+    assert crew.join() == [(None, flight.pilot)]
+    assert flight.pilot != boarded_by

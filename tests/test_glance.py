@@ -2,228 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from flows.scripted import GENERATION, KEY, entry, make_recipe, va
+from flows.scripted import KEY, entry, make_recipe, va
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.replies import (
+    ABSENT,
+    COMPRESSING,
+    KINDS,
+    KINDS_OF,
+    NOW,
+    OPAQUE,
+    RECIPES,
+    answer,
+    answers,
+    damaged,
+    judged,
+    look,
+    properly,
+    same,
+    stored,
+)
 
-from cachekit.codecs import Packer, Registry, resolve
-from cachekit.codecs.compress import Compression
-from cachekit.codecs.envelope import FOREVER, Header, open_envelope, seal
+from cachekit.codecs.envelope import open_envelope
 from cachekit.codecs.flags import ENVELOPED
-from cachekit.env import Env
-from cachekit.errors import CacheError, DecodeError
-from cachekit.glance import NOT_PLAIN, glance_at, plainly_mine
-from cachekit.hooks import Hit, Hooks
-from cachekit.meta import Parser, Reply
+from cachekit.glance import EARLY, NOT_PLAIN, plainly_mine
 from cachekit.policy import Verdict
-from cachekit.recipe import Recipe, Snapshot, numbers
-
-NOW = 1_800_000_000.0
-OPAQUE = 77
-ABSENT = object()
-"""A proper look finds no value to serve."""
-
-VALUES: list[Any] = [
-    None,
-    0,
-    7,
-    -1,
-    True,
-    "",
-    "text",
-    "x" * 3000,
-    b"",
-    b"\r\n",
-    b"HD c5 O77 Z\r\n",
-    (1, [2.5], {"a": None}),
-]
-
-
-def recipe_of(*, grouped: bool) -> Recipe:
-    """A recipe with or without a generation."""
-    return make_recipe(generations=(GENERATION,) if grouped else ())
-
-
-RECIPES = {grouped: recipe_of(grouped=grouped) for grouped in (False, True)}
-
-
-class Look(NamedTuple):
-    """What was looked through, and what it may see."""
-
-    env: Env
-    hits: list[Hit]
-    glance: Callable[[bytes, bytes, int, int], Any]
-
-
-def look(recipe: Recipe, now_s: float = NOW) -> Look:
-    """A glance with a clock that stands."""
-    env = Env(("server:1",), Hooks())
-    env.now = lambda: now_s
-    hits: list[Hit] = []
-    env.hooks.on_hit(hits.append)
-    return Look(env, hits, glance_at(recipe, env))
-
-
-def properly(recipe: Recipe, data: bytes, now_s: float) -> Any:
-    """The value that ``data`` holds by the long way, or ``ABSENT``."""
-    replies = parsed(recipe, data)
-    if replies is None:
-        return ABSENT
-    judgement = recipe.judge(replies[0], numbers(replies[1:]), KEY, now_s)
-    if judgement.verdict is not Verdict.FRESH:
-        return ABSENT
-    try:
-        return recipe.open(replies[0], judgement)
-    except DecodeError:
-        return ABSENT
-
-
-def parsed(recipe: Recipe, data: bytes) -> list[Reply] | None:
-    """The replies of a whole answer under our token; None for anything else."""
-    parser = Parser()
-    try:
-        replies = parser.feed(data)
-    except CacheError:
-        return None
-    whole = len(replies) == 1 + len(recipe.generations) and not parser.pending
-    return replies if whole and all(reply.opaque == b"%d" % OPAQUE for reply in replies) else None
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal, with equal types, NaN not being of interest."""
-    return type(one) is type(other) and one == other
-
-
-def answer(
-    recipe: Recipe,
-    flags: int,
-    data: bytes,
-    *,
-    t: int = 50,
-    more: bytes = b"",
-    opaque: bytes = b"77",
-    second: bytes = b"HD c5 O77 Z\r\n",
-) -> bytes:
-    """A server's whole answer to a read."""
-    head = b"VA %d c9 f%d t%d O%b%b\r\n%b\r\n" % (len(data), flags, t, opaque, more, data)
-    return head + (second if recipe.generations else b"")
-
-
-def stored(recipe: Recipe, value: Any, *, created: float = NOW - 10, **changes: Any) -> tuple[int, bytes]:
-    """Client flags and data of an entry, with any field of its header changed."""
-    packer = changes.pop("packer", recipe.packer)
-    flags, payload = packer.pack(value)
-    usual = Header(KEY[-16:], int(created * 1000), 60_000, 0, 0, 61, 250_000, (5,) if recipe.generations else (0,))
-    return flags | ENVELOPED, seal(usual._replace(**changes), payload)
-
+from cachekit.recipe import Snapshot
 
 # -- the property ------------------------------------------------------------------------------------------------------
-
-COMPRESSING = Packer(resolve(None, registry=Registry()), Compression(min_bytes=1, min_raw_bytes=1))
-
-
-@st.composite
-def answers(draw: st.DrawFn, recipe: Recipe) -> bytes:
-    """Answers of every kind: most fields as they should be, any of them off now and then."""
-    odd = draw(
-        st.sets(st.sampled_from(["times", "owner", "groups", "flags", "line", "second", "at", "codec"]), max_size=2)
-    )
-    value = draw(st.sampled_from(VALUES))
-    changes: dict[str, Any] = {}
-    if "times" in odd:
-        changes["created_ms"] = draw(times_ms)
-        changes["ttl_ms"] = draw(st.sampled_from([0, 1, 9_999, 10_000, 10_001, 60_000, 10**12, FOREVER - 1, FOREVER]))
-        changes["hard_s"] = draw(st.sampled_from([0, 1, 11, 61, 3600, 2**32 - 1]))
-    if "owner" in odd:
-        changes["fingerprint"] = b"B" * 16
-    if "groups" in odd:
-        changes["generations"] = draw(st.sampled_from([(0,), (4,), (6,), (5, 5), (0, 0), (2**64 - 1,)]))
-    if "codec" in odd:
-        changes["packer"] = COMPRESSING
-    flags, data = stored(recipe, value, **changes)
-    if "flags" in odd:
-        flags = draw(
-            st.sampled_from([0, 1, 64, flags ^ ENVELOPED, flags ^ 128, flags ^ 192, flags ^ 15, flags ^ 48, 2**33])
-        )
-    if "at" in odd:
-        place = draw(st.integers(0, 3))
-        data = data[:place] + bytes([draw(st.integers(0, 255))]) + data[place + 1 :]
-    details: dict[str, Any] = {}
-    if "line" in odd or "times" in odd:
-        details["t"] = draw(st.sampled_from([-1, 0, 1, 50, 51, 60, 61, 62, 63, 3600, 10**6, 10**400]))
-    if "line" in odd:
-        details["more"] = draw(st.sampled_from([b"", b" W", b" Z", b" X", b" X W", b" Z X", b" ", b" s1", b" q"]))
-        details["opaque"] = draw(st.sampled_from([b"77", b"77", b"78", b"7", b"", b"077", b"777"]))
-    if "second" in odd:
-        details["second"] = draw(st.sampled_from(SECONDS))
-    return answer(recipe, flags, data, **details)
-
-
-times_ms = st.sampled_from([0.0, 0.5, 1.5, 10, 3600, -3600, 1e6, -1e6, NOW]).map(lambda s: int((NOW - s) * 1000))
-SECONDS = [
-    b"",
-    b"HD c5 O77 W\r\n",
-    b"HD c5 O77 Z",
-    b"HD c5 O77 Z\r",
-    b"HD c5 O77 Z X\r\n",
-    b"HD c4 O77 Z\r\n",
-    b"HD c6 O77 Z\r\n",
-    b"HD c05 O77 Z\r\n",
-    b"HD c5 O78 Z\r\n",
-    b"HD O77 c5 Z\r\n",
-    b"HD O77\r\n",
-    b"EN\r\n",
-    b"EN O77\r\n",
-    b"NF O77\r\n",
-    b"SERVER_ERROR out of memory\r\n",
-    b"HD c5 O77 Z\r\nHD c5 O77 Z\r\n",
-    b"HD c5 O77 Z\r\nMN\r\n",
-    b"HD c5 O77 Z\r\n\r\n",
-]
-
-
-@st.composite
-def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
-    """An answer cut short, prolonged, or with a few bytes changed, mostly on its lines."""
-    data = draw(whole)
-    how = draw(st.sampled_from(["not", "not", "cut", "more", "line", "anywhere", "drop"]))
-    if how == "cut":
-        return data[: draw(st.integers(0, len(data)))]
-    if how == "more":
-        return data + draw(st.binary(min_size=1, max_size=20))
-    if how in ("line", "anywhere", "drop") and data:
-        end = data.find(b"\r\n") + 2 if how == "line" else len(data)
-        at = draw(st.integers(0, max(0, end - 1)))
-        new = (
-            b"" if how == "drop" else draw(st.sampled_from([bytes([n]) for n in b"0123456789 \r\n-+_WXZOcfts\x00\xff"]))
-        )
-        return data[:at] + new + data[at + 1 :]
-    return data
-
 
 NOWS = st.sampled_from([NOW, NOW, NOW, NOW - 3600, NOW + 3600, NOW + 49, NOW + 50, NOW + 51.5, NOW - 11, 0.0, 2.0**40])
 
 
+LUCK = st.sampled_from([0.0, 0.0, 0.01, 1.0, 1.3, 40.0, 1e9])
+
+
 @pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-def test_a_glance_serves_only_what_a_proper_look_serves(grouped: bool, data: st.DataObject) -> None:
-    """Whatever the bytes: a value comes only where parsing and judging say FRESH, and it is the same value."""
-    recipe = RECIPES[grouped]
+def test_a_glance_serves_only_what_a_proper_look_serves(kind: str, grouped: bool, data: st.DataObject) -> None:
+    """Whatever the bytes: a value comes only where parsing and judging say FRESH, and it is the same value; and an
+    early refresh only where they find a fresh value due by the same draw.
+    """
+    recipe = KINDS_OF[grouped, kind]
     reply = data.draw(damaged(answers(recipe)))
-    now_s = data.draw(NOWS)
-    through = look(recipe, now_s)
+    now_s, luck = data.draw(NOWS), data.draw(LUCK)
+    through = look(recipe, now_s, luck)
     before = recipe.tally.hits
     seen = through.glance(KEY, reply, OPAQUE, 0)
-    if seen is NOT_PLAIN:
+    if seen is NOT_PLAIN or seen is EARLY:
         assert (recipe.tally.hits, through.hits) == (before, [])
     else:
-        assert same(seen, properly(recipe, reply, now_s))
+        assert same(seen, properly(recipe, reply, now_s, luck))
         assert (recipe.tally.hits, len(through.hits)) == (before + 1, 1)
         assert through.hits[0].age_s >= 0.0
+    if seen is EARLY:
+        judgement, _ = judged(recipe, reply, now_s, luck)
+        assert judgement.verdict in (Verdict.DUE, Verdict.THROTTLED)
+        assert judgement.header is not None
+        assert judgement.age_ms < judgement.header.ttl_ms
 
 
 @given(noise=st.binary(max_size=300) | st.text("VA HDcft0O7WZX\r\n", max_size=200).map(str.encode))
@@ -323,10 +163,10 @@ def test_any_byte_changed_is_seen_or_changes_nothing(grouped: bool) -> None:
     assert plain > 100
 
 
-@pytest.mark.parametrize("flag", [b"W", b"Z", b"X", b"X W", b"Z X", b"s5", b"k" + KEY])
+@pytest.mark.parametrize("flag", [b"W", b"X", b"X W", b"Z X", b"X Z", b"Z Z", b"Z W", b"s5", b"k" + KEY])
 @pytest.mark.parametrize("grouped", [False, True])
 def test_a_reply_with_a_flag_more_is_not_plain(flag: bytes, grouped: bool) -> None:
-    """W, Z and X have stories of their own, and any other flag was not asked for."""
+    """W and X have stories of their own, and any other flag was not asked for."""
     recipe = RECIPES[grouped]
     reply = answer(recipe, *stored(recipe, "kept"), more=b" " + flag)
     assert look(recipe).glance(KEY, reply, OPAQUE, 0) is NOT_PLAIN
@@ -426,66 +266,7 @@ def test_a_payload_that_can_not_be_read_is_not_plain() -> None:
     assert recipe.tally.info() == before
 
 
-# -- plainly mine ------------------------------------------------------------------------------------------------------
-
-MINE = b"VA 0 c7 f0 t-1 O77 W\r\n\r\n"
-MINE_LINES = [
-    MINE,
-    MINE.replace(b"t-1", b"t30"),
-    MINE.replace(b"O77 W", b"O77 X W"),
-    MINE.replace(b"O77 W", b"O77 W X"),
-]
-MINE_LINES += [
-    MINE.replace(b"O77", b"O78"),
-    MINE.replace(b"W", b"Z"),
-    MINE.replace(b" W", b""),
-    MINE.replace(b"f0", b"f1"),
-]
-MINE_LINES += [MINE.replace(b"c7", b"c" + b"9" * n) for n in (19, 20, 21, 5000)]
-MINE_LINES += [MINE.replace(b"c7", b"c-7"), MINE.replace(b"c7", b"c+7"), MINE.replace(b"c7", b"s7"), b"EN O77\r\n"]
-
-
-@pytest.mark.parametrize("grouped", [False, True])
-@given(data=st.data())
-def test_plainly_mine_agrees_with_the_verdict_mine(grouped: bool, data: st.DataObject) -> None:
-    """A lease is taken at a glance only where judging says MINE, under the same CAS and the same generations."""
-    recipe = RECIPES[grouped]
-    whole = st.tuples(st.sampled_from(MINE_LINES), st.sampled_from(SECONDS if grouped else [b"", b"", *SECONDS]))
-    reply = data.draw(damaged(whole.map(b"".join)))
-    seen = plainly_mine(reply, OPAQUE, grouped)
-    if seen is not None:
-        replies = parsed(recipe, reply)
-        assert replies is not None
-        generations = numbers(replies[1:])
-        assert recipe.judge(replies[0], generations, KEY, NOW).verdict is Verdict.MINE
-        assert seen == (replies[0].cas, generations)
-
-
-@given(
-    cas=st.integers(1, 10**19 - 1),
-    generation=st.integers(1, 10**19 - 1),
-    opaque=st.integers(1, 2**63),
-    t=st.integers(-1, 30),
-    flag=st.sampled_from([b"W", b"Z"]),
-)
-def test_every_plain_lease_is_taken(cas: int, generation: int, opaque: int, t: int, flag: bytes) -> None:
-    """An empty value and the W, with the generation old or just made."""
-    first = b"VA 0 c%d f0 t%d O%d W\r\n\r\n" % (cas, t, opaque)
-    assert plainly_mine(first, opaque, False) == (cas, ())
-    assert plainly_mine(first + b"HD c%d O%d %b\r\n" % (generation, opaque, flag), opaque, True) == (cas, (generation,))
-
-
-@pytest.mark.parametrize("grouped", [False, True])
-def test_a_lease_cut_at_any_byte_is_not_plain(grouped: bool) -> None:
-    """Half a reply gives no lease, nor does one with anything behind it."""
-    whole = MINE + (b"HD c5 O77 Z\r\n" if grouped else b"")
-    assert plainly_mine(whole, OPAQUE, grouped) == (7, (5,) if grouped else ())
-    assert plainly_mine(whole, OPAQUE, not grouped) is None
-    for end in range(len(whole)):
-        assert plainly_mine(whole[:end], OPAQUE, grouped) is None
-    assert plainly_mine(whole, 78, grouped) is None
-    for more in (b"\r\n", b"\n", b"\x00", whole):
-        assert plainly_mine(whole + more, OPAQUE, grouped) is None
+# -- one generation after the other ------------------------------------------------------------------------------------
 
 
 def test_generations_in_turn_are_each_judged_by_their_own_number() -> None:
@@ -498,3 +279,64 @@ def test_generations_in_turn_are_each_judged_by_their_own_number() -> None:
         bumped = va(stored, generation=generation + 1).replace(b"O?", b"O77")
         assert seen.glance(KEY, bumped, 77, 0) is NOT_PLAIN
         assert seen.glance(KEY, fresh, 77, 0) == generation
+
+
+# -- freshness ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("more", [b"", b" Z"])
+def test_a_young_value_is_served_under_every_policy(kind: str, grouped: bool, more: bytes) -> None:
+    """Z behind it: somebody refreshes what is fresh still, and a hit costs what it always costs."""
+    recipe = KINDS_OF[grouped, kind]
+    reply = answer(recipe, *stored(recipe, "kept", created=NOW - 5, slide_ms=60_000, retry_ms=7), t=56, more=more)
+    assert look(recipe, luck=1e9).glance(KEY, reply, OPAQUE, 0) == "kept"
+
+
+@pytest.mark.parametrize(
+    ("age_s", "luck", "more", "expected"),
+    [
+        (59.9, 0.39, b"", "kept"),
+        (59.9, 0.41, b"", EARLY),
+        (59.9, 0.41, b" Z", "kept"),
+        (47.9, 1e9, b"", "kept"),
+        (48.1, 1e9, b"", EARLY),
+        (60.1, 0.0, b"", NOT_PLAIN),
+        (60.1, 0.0, b" Z", NOT_PLAIN),
+    ],
+)
+def test_an_early_refresh_is_drawn_on_the_hit_path(age_s: float, luck: float, more: bytes, expected: object) -> None:
+    """By the same rule as in policy.py, with δ = 0.25 s; not where somebody has claimed it already."""
+    recipe = KINDS_OF[True, "early"]
+    reply = answer(recipe, *stored(recipe, "kept", created=NOW - age_s), t=61 - int(age_s), more=more)
+    seen = look(recipe, luck=luck).glance(KEY, reply, OPAQUE, 0)
+    assert seen is expected if expected in (EARLY, NOT_PLAIN) else seen == expected
+
+
+def test_nothing_is_drawn_where_nothing_can_be_early() -> None:
+    """A hit in the first four fifths, and any hit of a function with β = 0, takes no random number."""
+    for kind, age_s in (("early", 40.0), ("plain", 59.9), ("stale", 59.9)):
+        recipe = KINDS_OF[True, kind]
+        through = look(recipe)
+        through.env.luck = lambda: pytest.fail("drawn")
+        reply = answer(recipe, *stored(recipe, "kept", created=NOW - age_s), t=61 - int(age_s))
+        assert through.glance(KEY, reply, OPAQUE, 0) == "kept"
+
+
+@pytest.mark.parametrize(("age_s", "plain"), [(5.9, True), (6.1, False), (59.0, False)])
+def test_a_value_to_slide_goes_the_long_way(age_s: float, plain: bool) -> None:
+    """Once a tenth of its ttl has passed; until then it is a hit like any other."""
+    recipe = KINDS_OF[True, "sliding"]
+    reply = answer(recipe, *stored(recipe, "kept", created=NOW - age_s, slide_ms=60_000), t=61 - int(age_s))
+    seen = look(recipe).glance(KEY, reply, OPAQUE, 0)
+    assert (seen == "kept") if plain else (seen is NOT_PLAIN)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stale_value_is_no_plain_hit(kind: str) -> None:
+    """Past its ttl: who may be served it is decided on the long way."""
+    recipe = KINDS_OF[True, kind]
+    old = stored(recipe, "old", created=NOW - 61, stale_ms=30_000, hard_s=92)
+    for more in (b"", b" Z"):
+        assert look(recipe).glance(KEY, answer(recipe, *old, t=31, more=more), OPAQUE, 0) is NOT_PLAIN

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cachekit import meta
 from cachekit.codecs.envelope import FOREVER, open_envelope
 from cachekit.codecs.flags import ENVELOPED, MARK, TEXT
+from cachekit.codecs.note import ENVELOPED_NOTE, NOTE_FLAGS
 from cachekit.embedded import EmbeddedServer
 from cachekit.errors import DecodeError, ProtocolError
 from cachekit.meta import Parser, Reply
@@ -38,8 +39,10 @@ def stored(recipe: Recipe, value: Any, *, ttl_s: float | None = 60.0, generation
 
 def test_a_read_asks_for_value_and_generation_in_one_write() -> None:
     """The value with a lease, then each generation over it, all under one token."""
-    assert make_recipe().read(KEY, 7) == (b"mg " + KEY + b" c f t v N30 O7\r\n" + b"mg " + GENERATION + b" c N0 O7\r\n")
-    assert make_recipe(generations=()).read(KEY, 7) == b"mg " + KEY + b" c f t v N30 O7\r\n"
+    assert make_recipe().read(KEY, 7) == (
+        b"mg " + KEY + b" c f t v N300 O7\r\n" + b"mg " + GENERATION + b" c N0 O7\r\n"
+    )
+    assert make_recipe(generations=()).read(KEY, 7) == b"mg " + KEY + b" c f t v N300 O7\r\n"
     assert make_recipe(generations=(b"a", b"b")).read(KEY, 7).splitlines()[1:] == [b"mg a c N0 O7", b"mg b c N0 O7"]
 
 
@@ -47,12 +50,14 @@ def test_a_read_asks_for_value_and_generation_in_one_write() -> None:
 def test_a_percent_sign_in_a_generations_key_stays_one(generation: bytes) -> None:
     """Readable keys escape with %; none of that is a place to put something in."""
     read = make_recipe(generations=(generation,)).read(b"k%d", 7)
-    assert read == b"mg k%d c f t v N30 O7\r\nmg " + generation + b" c N0 O7\r\n"
+    assert read == b"mg k%d c f t v N300 O7\r\nmg " + generation + b" c N0 O7\r\n"
 
 
-@pytest.mark.parametrize(("lease_s", "stub_s"), [(1.0, 3), (1.5, 6), (10.0, 30), (10.2, 33), (86_400.0, 259_200)])
-def test_a_stub_outlives_its_lease_three_times(lease_s: float, stub_s: int) -> None:
-    """So that its age can be read off its t, in the server's whole seconds."""
+@pytest.mark.parametrize(
+    ("lease_s", "stub_s"), [(1.0, 300), (10.0, 300), (100.0, 300), (100.5, 303), (86_400.0, 259_200)]
+)
+def test_a_stub_outlives_its_lease_three_times_and_five_minutes(lease_s: float, stub_s: int) -> None:
+    """So that its age can be read off its t, and so that a slow function still finds its stub when it is done."""
     recipe = make_recipe(lease_s=lease_s)
     assert recipe.stub_s == stub_s >= 3 * lease_s
     assert b" N%d " % stub_s in recipe.read(KEY, 1)
@@ -71,7 +76,7 @@ def test_the_embedded_server_understands_every_request() -> None:
     judgement = recipe.judge(found, numbers([again]), KEY, NOW)
     assert judgement.verdict is Verdict.FRESH
     assert recipe.open(found, judgement) == {"n": 1}
-    assert found.ttl == 61
+    assert found.ttl == 71
     assert server.handle(take_over_request(KEY, 10.0, 10)) == b"HD O10\r\n"
     assert server.handle(take_over_request(KEY, 10.0, 11)) == b"NS O11\r\n"
     assert found.cas is not None
@@ -119,19 +124,75 @@ def test_an_entry_says_whose_it_is_how_old_and_under_what() -> None:
     assert (header.fingerprint, header.created_ms, header.ttl_ms) == (KEY[-16:], int(NOW * 1000) + 250, 60_500)
     assert (header.stale_ms, header.stale_if_error_ms, header.delta_us) == (0, 0, 1_500_000)
     assert header.generations == (5,)
-    assert header.hard_s == until == 62
+    assert header.hard_s == until == 72
+    assert (header.retry_ms, header.slide_ms) == (0, 0)
 
 
-@given(ttl_s=st.floats(0.001, 1e9), created_s=st.floats(1.5e9, 2e9))
-def test_the_server_never_drops_an_entry_before_its_header_does(ttl_s: float, created_s: float) -> None:
-    """The hard end is a second later than the ttl, since the server's clock ticks in whole seconds."""
-    recipe = make_recipe()
+def test_an_entry_says_how_long_it_may_be_served_stale() -> None:
+    """stale, stale_if_error and sliding come from the policy; the hard end behind all of them."""
+    recipe = make_recipe(stale_s=30.5, stale_if_error_s=600.0, sliding=True)
+    _, data, until = recipe.seal(KEY, recipe.packer.pack(1), 60.0, Snapshot((5,), NOW), 0.25)
+    header, _ = open_envelope(data)
+    assert (header.stale_ms, header.stale_if_error_ms, header.slide_ms) == (30_500, 600_000, 60_000)
+    assert header.hard_s == until == 60 + 1 + 641
+
+
+@given(
+    ttl_s=st.floats(0.001, 1e9),
+    created_s=st.floats(1.5e9, 2e9),
+    stale_s=st.sampled_from([0.0, 0.5, 30.0, 86_400.0]),
+    if_error_s=st.sampled_from([0.0, 0.5, 600.0]),
+    lease_s=st.sampled_from([1.0, 10.0, 3600.0]),
+)
+def test_the_server_never_drops_an_entry_before_its_header_does(
+    ttl_s: float, created_s: float, stale_s: float, if_error_s: float, lease_s: float
+) -> None:
+    """A second later than the last moment at which it may be served, since the server's clock ticks in whole seconds;
+    and a lease after its ttl at least, so that it does not end under the one who refreshes it.
+    """
+    recipe = make_recipe(stale_s=stale_s, stale_if_error_s=if_error_s, lease_s=lease_s)
     _, data, until = recipe.seal(KEY, recipe.packer.pack(1), ttl_s, Snapshot((5,), created_s), 0.0)
     header, _ = open_envelope(data)
     assert header.ttl_ms == int(ttl_s * 1000)
-    assert header.hard_s == math.ceil(ttl_s) + 1
+    after_s = stale_s + if_error_s + lease_s
+    assert header.hard_s == math.ceil(ttl_s) + 1 + math.ceil(after_s)
     span_s = until if until <= 30 * 86_400 else until - created_s
-    assert span_s >= ttl_s + 1 or until == 2**31 - 1
+    assert span_s >= ttl_s + 1 + after_s or until == 2**31 - 1
+
+
+@pytest.mark.parametrize("options", [{}, {"jitter": 0.5}, {"stale_s": 5.0}, {"sliding": True}, {"beta": 1.0}])
+@pytest.mark.parametrize("ttl", [0.5, 60.0, 86_400.0, 86_401.0])
+def test_times_that_are_the_same_for_every_entry_are_the_ones_it_would_get(ttl: float, options: dict[str, Any]) -> None:
+    """Worked out once for plain ttls, so that a miss need not; never for others."""
+    recipe = make_recipe(ttl=ttl, **options)
+    assert (recipe.steady is not None) == (ttl <= 86_400 and options in ({}, {"beta": 1.0}))
+    sealed = recipe.seal(KEY, recipe.packer.pack(1), ttl, Snapshot((5,), NOW), 0.25)
+    recipe.steady = None
+    assert sealed == recipe.seal(KEY, recipe.packer.pack(1), ttl, Snapshot((5,), NOW), 0.25)
+
+
+def test_a_note_ends_with_its_ttl() -> None:
+    """A pass marker or a failure is never served stale, whatever the policy says of values."""
+    recipe = make_recipe(stale_s=30.0, stale_if_error_s=600.0, sliding=True)
+    flags, data, until = recipe.seal(KEY, (NOTE_FLAGS, b"P"), 5.0, Snapshot((5,), NOW), 0.0)
+    header, at = open_envelope(data)
+    assert (flags, data[at:], until) == (ENVELOPED_NOTE, b"P", 6)
+    assert (header.stale_ms, header.stale_if_error_ms, header.slide_ms, header.ttl_ms) == (0, 0, 0, 5_000)
+
+
+def test_a_resealed_entry_keeps_its_flags_and_its_bytes() -> None:
+    """Only the header is another."""
+    recipe = make_recipe()
+    reply = stored(recipe, {"n": [1, 2]})
+    judgement = recipe.judge(reply, (5,), KEY, NOW)
+    assert judgement.header is not None
+    flags, data, until = recipe.reseal(reply, judgement.header._replace(retry_ms=7), judgement.payload_at, 33)
+    again = Reply("VA", data, None, 9, None, flags, b"1")
+    assert (flags, until) == (reply.client_flags, 33)
+    opened = recipe.judge(again, (5,), KEY, NOW)
+    assert opened.header == judgement.header._replace(retry_ms=7)
+    assert recipe.payload(again, opened) == recipe.payload(reply, judgement)
+    assert recipe.open(again, opened) == {"n": [1, 2]}
 
 
 def test_for_ever() -> None:

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.fake_fleet import FakeConnection, FakeFleet, at, byte_by_byte
+from support.memcached import Memcached
 
+from cachekit.addresses import parse_target
 from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
-from cachekit.ops import Exchange, Replies
-from cachekit.sync.fleet import AnyConnection
+from cachekit.hooks import Hooks
+from cachekit.ops import Exchange, LeaseVoid, Replies
+from cachekit.sync.fleet import AnyConnection, Fleet
 from cachekit.sync.window import BATCH_BYTES, BATCH_KEYS, batches, gather, open_window
 
 ASKS = [(0, b"mn\r\n"), (1, b"mn\r\n"), (2, b"mn\r\n")]
@@ -281,3 +284,31 @@ def test_batches_are_as_full_as_they_may_be(count: int) -> None:
     assert [len(batch) for batch in batches([b"mn\r\n"] * count)] == [
         min(BATCH_KEYS, count - start) for start in range(0, count, BATCH_KEYS)
     ]
+
+
+def test_a_lease_is_good_on_the_connection_that_it_was_given_on(server: Memcached) -> None:
+    """Also on one that the window itself has opened; a connection that is younger than the lease spends it not."""
+    fleet = Fleet(parse_target(f"memcached://{server.name}?deadline=5s"), Hooks())
+    (read,) = gather([Exchange(0, b"mg held v c N30 O1\r\n", 1, 1)], fleet)
+    assert isinstance(read, Replies)
+    store = b"ms held 1 C%d O2\r\n1\r\n" % (read.replies[0].cas or 0)
+    fleet.drop(0)
+    (late,) = gather([Exchange(0, store, 1, 2, False, read.sent_at)], fleet)
+    assert isinstance(late, LeaseVoid)
+    (read,) = gather([Exchange(0, b"mg other v c N30 O3\r\n", 1, 3)], fleet)
+    assert isinstance(read, Replies)
+    store = b"ms other 1 C%d O4\r\n1\r\n" % (read.replies[0].cas or 0)
+    (stored,) = gather([Exchange(0, store, 1, 4, False, read.sent_at)], fleet)
+    assert isinstance(stored, Replies)
+    assert stored.replies[0].code == "HD"
+    fleet.close()
+
+
+def test_what_spends_leases_is_sent_once() -> None:
+    """It may have gone through; and a new connection may lead to a server whose numbers begin anew."""
+    fleet = FakeFleet()
+    fleet.fakes[1].on_send = [Unreachable("reset")]
+    asks = [Exchange(index, b"ms k 1 C7\r\n1\r\n", 1, 1, False, 5.0) for index in range(3)]
+    outcomes = gather(asks, fleet.real)
+    assert isinstance(outcomes[1], LeaseVoid)
+    assert [len(fake.requests) for fake in fleet.fakes] == [1, 1, 1]

@@ -27,6 +27,12 @@ def load() -> tuple[list[type[Adapter]], Mapping[str, str]]:
     return found, skipped
 
 
+def variants() -> list[type[Adapter]]:
+    """The adapters with another set-up than their library's defaults (leases, locks), for what is about those."""
+    kinds = {adapter.__module__: None for adapter in load()[0]}
+    return [variant for name in kinds for variant in getattr(import_module(name), "VARIANTS", ())]
+
+
 def named(name: str) -> type[Adapter]:
     """The adapter of that name; KeyError when there is none, or when its library is not installed."""
-    return {adapter.name: adapter for adapter in load()[0]}[name]
+    return {adapter.name: adapter for adapter in [*load()[0], *variants()]}[name]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
-from benchmarks.adapters.base import TTL_S, AsyncAdapter, Function, library, split_address
+from benchmarks.adapters.base import AsyncAdapter, Function, library, split_address
 
 aiocache = library("aiocache")
 library("aiomcache")
@@ -27,7 +27,7 @@ class Aiocache(AsyncAdapter):
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
             return function(*args, **kwargs)
 
-        cached = aiocache.cached(ttl=TTL_S, cache=aiocache.Cache.MEMCACHED, endpoint=self.endpoint, port=self.port)
+        cached = aiocache.cached(ttl=self.ttl_s, cache=aiocache.Cache.MEMCACHED, endpoint=self.endpoint, port=self.port)
         decorated: Function = cached(coroutine)
         return decorated
 

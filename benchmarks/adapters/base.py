@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from zlib import crc32
 
 from benchmarks.fake import Hook
@@ -41,6 +41,7 @@ class Adapter:
     bytes_keys: ClassVar[bool] = False
     thread_safe: ClassVar[bool] = True
     decorated_by_hand: ClassVar[bool] = True
+    ttl_s: ClassVar[int] = TTL_S
 
     get: Callable[[Any], Any]
     set: Callable[[Any, bytes], Any]
@@ -50,6 +51,11 @@ class Adapter:
 
     def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
         raise NotImplementedError
+
+    @classmethod
+    def with_ttl(cls, ttl_s: int) -> type[Self]:
+        """The same adapter, whose decorated functions keep their results for another lifetime in seconds."""
+        return type(cls.__name__, (cls,), {"ttl_s": ttl_s, "__doc__": cls.__doc__})
 
     def set_for(self, key: str, value: bytes, ttl_s: int) -> Any:
         """Store with a lifetime in seconds."""
@@ -63,7 +69,7 @@ class Adapter:
         return self.get(key)
 
     def put(self, key: str, payload: bytes) -> Any:
-        return self.set_for(key, payload, TTL_S)
+        return self.set_for(key, payload, self.ttl_s)
 
     def close(self) -> None:
         """Drop the connections."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from benchmarks.adapters.base import TTL_S, Adapter, Function, library
+from benchmarks.adapters.base import Adapter, Function, library
 from benchmarks.fake import Hook
 
 cachekit = library("cachekit")
@@ -16,6 +16,8 @@ if not hasattr(cachekit, "Cache"):
 class Cachekit(Adapter):
     name = "cachekit"
     decorated_by_hand = False
+    options: ClassVar[Mapping[str, Any]] = {}
+    """What the decorator is told beside the ttl."""
 
     def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
         query = "" if timeout_s is None else f"?deadline={timeout_s * 1000:.0f}ms"
@@ -27,7 +29,7 @@ class Cachekit(Adapter):
         return self.cache.set(key, value, ttl=ttl_s)
 
     def decorate(self, function: Function) -> Function:
-        decorated: Function = self.cache(ttl=TTL_S)(function)
+        decorated: Function = self.cache(ttl=self.ttl_s, **self.options)(function)
         return decorated
 
     def sockets(self) -> list[Hook]:
@@ -38,4 +40,15 @@ class Cachekit(Adapter):
         self.cache.close()
 
 
+class CachekitBackground(Cachekit):
+    name = "cachekit, stale, background"
+    options: ClassVar[Mapping[str, Any]] = {"stale": 10, "refresh": "background"}
+
+
+class CachekitInline(Cachekit):
+    name = "cachekit, stale, inline"
+    options: ClassVar[Mapping[str, Any]] = {"stale": 10, "refresh": "inline"}
+
+
 ADAPTERS = (Cachekit,)
+VARIANTS = (CachekitBackground, CachekitInline)

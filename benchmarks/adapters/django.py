@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from benchmarks.adapters.base import TTL_S, Adapter, Function, library
+from benchmarks.adapters.base import Adapter, Function, library
 from benchmarks.raw import decorated_key
 
 settings = library("django.conf").settings
@@ -23,7 +23,7 @@ class _Django(Adapter):
     backend: ClassVar[str]
 
     def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
-        self.client: Any = getattr(memcached, self.backend)(list(addresses), {"TIMEOUT": TTL_S})
+        self.client: Any = getattr(memcached, self.backend)(list(addresses), {"TIMEOUT": self.ttl_s})
 
     def set_for(self, key: str, value: bytes, ttl_s: int) -> Any:
         return self.client.set(key, value, timeout=ttl_s)

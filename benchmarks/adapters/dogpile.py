@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from benchmarks.adapters.base import TTL_S, Adapter, Function, library
+from benchmarks.adapters.base import Adapter, Function, library
 from benchmarks.adapters.pymemcache import hook_of
 from benchmarks.fake import Hook
 
@@ -17,12 +17,14 @@ class _Dogpile(Adapter):
     decorated_by_hand = False
     verbs = frozenset()
     backend: ClassVar[str]
+    arguments: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
         region: Any = dogpile.make_region(
             function_key_generator=util.kwarg_function_key_generator, key_mangler=util.sha1_mangle_key
         )
-        self.region = region.configure(self.backend, expiration_time=TTL_S, arguments={"url": list(addresses)})
+        arguments = {"url": list(addresses), **self.arguments}
+        self.region = region.configure(self.backend, expiration_time=self.ttl_s, arguments=arguments)
 
     def decorate(self, function: Function) -> Function:
         decorated: Function = self.region.cache_on_arguments()(function)
@@ -46,4 +48,18 @@ class DogpilePymemcache(_Dogpile):
         return [hook_of(client) for client in self.region.backend.client.clients.values()]
 
 
+LOCKED: Mapping[str, Any] = {"distributed_lock": True}
+
+
+class DogpilePylibmcLocked(DogpilePylibmc):
+    name = "dogpile.cache + pylibmc, distributed_lock"
+    arguments = LOCKED
+
+
+class DogpilePymemcacheLocked(DogpilePymemcache):
+    name = "dogpile.cache + pymemcache, distributed_lock"
+    arguments = LOCKED
+
+
 ADAPTERS = (DogpilePylibmc, DogpilePymemcache)
+VARIANTS = (DogpilePylibmcLocked, DogpilePymemcacheLocked)

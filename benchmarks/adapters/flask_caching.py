@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.adapters.base import TTL_S, Adapter, Function, library
+from benchmarks.adapters.base import Adapter, Function, library
 
 flask = library("flask")
 flask_caching = library("flask_caching")
@@ -19,7 +19,7 @@ class FlaskCaching(Adapter):
     def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
         self.app = flask.Flask("benchmarks")
         config = {"CACHE_TYPE": "MemcachedCache", "CACHE_MEMCACHED_SERVERS": list(addresses)}
-        self.cache = flask_caching.Cache(self.app, config={**config, "CACHE_DEFAULT_TIMEOUT": TTL_S})
+        self.cache = flask_caching.Cache(self.app, config={**config, "CACHE_DEFAULT_TIMEOUT": self.ttl_s})
         self.context = self.app.app_context()
         self.context.push()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.adapters.base import TTL_S, Adapter, Function, library
+from benchmarks.adapters.base import Adapter, Function, library
 from benchmarks.raw import decorated_key
 
 pylibmc = library("pylibmc")
@@ -30,7 +30,7 @@ class Pylibmc(Adapter):
 
     def decorate(self, function: Function) -> Function:
         """By hand, with the pickling that pylibmc itself does in C."""
-        get, put = self.client.get, self.client.set
+        get, put, ttl_s = self.client.get, self.client.set, self.ttl_s
 
         def wrapper(*args: object, **kwargs: object) -> Any:
             key = decorated_key(args, kwargs)
@@ -38,7 +38,7 @@ class Pylibmc(Adapter):
             if found is not None:
                 return found
             result = function(*args, **kwargs)
-            put(key, result, TTL_S)
+            put(key, result, ttl_s)
             return result
 
         return wrapper

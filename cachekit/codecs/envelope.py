@@ -14,7 +14,11 @@
         52     4  hard end in s, the T that was stored; 0 = never
         56     4  delta in µs: how long the fill ran, capped
         60   8 n  generations; the first is the function's, 0 = not asked
-    60 + 8 n      what later versions may add, up to the header length
+    60 + 8 n   8  retry in ms: a refresh failed, and before this age nobody tries again; 0 = none did
+    68 + 8 n   8  slide in ms: each use lets the value live so much longer; 0 = not at all
+    76 + 8 n      what later versions may add, up to the header length
+
+The last two are left out where both are 0, and read as 0 where the header ends before them.
 
 All numbers are unsigned and big-endian. One ``HEAD.unpack_from(data)`` reads everything up to the first generation,
 which is all that a plain hit needs; nothing of the value is copied or decoded before its header has been judged.
@@ -36,6 +40,7 @@ HEAD: Final = struct.Struct(">BBH16sQQQQIIQ")
 """version, n, header length, fingerprint, created, ttl, stale, stale_if_error, hard, delta, first generation."""
 
 _FIXED: Final = HEAD.size - 8
+_MORE: Final = struct.Struct(">QQ")
 _U32_MAX: Final = 2**32 - 1
 
 
@@ -50,6 +55,8 @@ class Header(NamedTuple):
     hard_s: int = 0
     delta_us: int = 0
     generations: tuple[int, ...] = (0,)
+    retry_ms: int = 0
+    slide_ms: int = 0
 
 
 def fingerprint(key: bytes) -> bytes:
@@ -67,16 +74,15 @@ def seal(header: Header, payload: bytes) -> bytes:
     payload: as a ``Packer`` made it.
     Raises ValueError for a header that can't be written.
     """
-    own, created_ms, ttl_ms, stale_ms, stale_if_error_ms, hard_s, delta_us, generations = header
+    own, created_ms, ttl_ms, stale_ms, stale_if_error_ms, hard_s, delta_us, generations, retry_ms, slide_ms = header
     count = len(generations)
     if len(own) != FINGERPRINT_BYTES or not 0 < count <= MAX_GENERATIONS:
         raise ValueError(f"a header needs a fingerprint of 16 bytes and 1–255 generations: {header!r}")
     numbers = (created_ms, ttl_ms, stale_ms, stale_if_error_ms, hard_s, min(delta_us, _U32_MAX), generations[0])
     try:
-        head = HEAD.pack(VERSION, count, _FIXED + 8 * count, own, *numbers)
-        if count == 1:
-            return head + payload
-        return head + struct.Struct(f">{count - 1}Q").pack(*generations[1:]) + payload
+        more = _MORE.pack(retry_ms, slide_ms) if retry_ms or slide_ms else b""
+        head = HEAD.pack(VERSION, count, _FIXED + 8 * count + len(more), own, *numbers)
+        return head + struct.Struct(f">{count - 1}Q").pack(*generations[1:]) + more + payload
     except struct.error as error:
         raise ValueError(f"a number in the header does not fit its field: {header!r}") from error
 
@@ -106,4 +112,6 @@ def open_envelope(data: bytes) -> tuple[Header, int]:
     generations: tuple[int, ...] = (first,)
     if count > 1:
         generations += struct.Struct(f">{count - 1}Q").unpack_from(data, HEAD.size)
-    return Header(own, created, ttl, stale, if_error, hard, delta, generations), length
+    more = _FIXED + 8 * count
+    retry, slide = _MORE.unpack_from(data, more) if length >= more + _MORE.size else (0, 0)
+    return Header(own, created, ttl, stale, if_error, hard, delta, generations, retry, slide), length

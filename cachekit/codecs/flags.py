@@ -8,6 +8,7 @@
 - ``0xCA`` marks cachekit's flags, layout 1. Other clients count from bit 0 (pylibmc, Dalli, PHP) or use ``n << 8`` with
   n ≤ 8 (the Java clients), so their values are told apart from ours and never decoded by mistake.
 - Flags 0 are foreign: raw bytes that somebody else wrote. With an empty payload they are a stub, never a value.
+- Format 7 is no value but a note to the readers (see ``note``).
 - Formats 1–7 are cachekit's, 8–15 are free for codecs of the application.
 - Bits 16–31 are 0; so is bit 7 until values are signed.
 
@@ -26,6 +27,7 @@ TEXT: Final = 3
 BYTES: Final = 4
 INT: Final = 5
 PICKLE: Final = 6  # reserved
+NOTE: Final = 7
 FIRST_OWN_FORMAT: Final = 8
 LAST_OWN_FORMAT: Final = 15
 
@@ -36,7 +38,15 @@ MARK: Final = 0xCA00
 ENVELOPED: Final = 1 << 6
 RESERVED: Final = 1 << 7
 
-_FORMAT_NAMES: Final = {DATA: "data", JSON: "json", TEXT: "text", BYTES: "bytes", INT: "int", PICKLE: "pickle"}
+_FORMAT_NAMES: Final = {
+    DATA: "data",
+    JSON: "json",
+    TEXT: "text",
+    BYTES: "bytes",
+    INT: "int",
+    PICKLE: "pickle",
+    NOTE: "note",
+}
 _COMPRESSION_NAMES: Final = {0: "", ZLIB: "zlib", ZSTD: "zstd", 3: "compression 3"}
 
 

@@ -15,6 +15,7 @@ from cachekit import meta
 from cachekit.codecs import Packer
 from cachekit.codecs.envelope import FOREVER, open_envelope
 from cachekit.codecs.flags import ENVELOPED, FOREIGN
+from cachekit.codecs.note import ENVELOPED_NOTE
 from cachekit.env import Env, Job, logger
 from cachekit.errors import (
     CacheError,
@@ -28,7 +29,7 @@ from cachekit.errors import (
     Unreachable,
 )
 from cachekit.expiry import Ttl, exptime, lifetime_s, parse_ttl
-from cachekit.flows import call
+from cachekit.flows.call import call
 from cachekit.hooks import Trouble
 from cachekit.keys import wire_key, wire_keys
 from cachekit.meta import Reply
@@ -237,7 +238,8 @@ class Verbs:
                 self._unstorable(wire, error)
                 continue
             names[wire] = key
-            commands[wire] = b"ms %b %d F%d T%d\r\n%b\r\n" % (wire, len(payload), flags, end, payload)
+            how = self._numbered(wire, b"")
+            commands[wire] = b"ms %b %d F%d T%d%b\r\n%b\r\n" % (wire, len(payload), flags, end, how, payload)
         return lost + [names[wire] for wire in self._send_all(commands)]
 
     def delete_many(self, keys: Iterable[str]) -> list[str]:
@@ -263,8 +265,8 @@ class Verbs:
             lease_s=DEFAULTS.lease,
             enveloped=False,
             max_value_bytes=self._max_value_bytes,
-            tally=self._tally,
         )
+        recipe.tally = self._tally
         job = Job(recipe, wire, self._fleet.ring.index(wire), compute)
         return run(call(job, self._env, None), self._fleet)  # type: ignore[no-any-return]
 
@@ -299,6 +301,8 @@ class Verbs:
             return self._packer.unpack(flags, payload)
         if flags == FOREIGN:
             return payload or MISS
+        if flags == ENVELOPED_NOTE:
+            return MISS
         header, at = open_envelope(payload)
         young = header.ttl_ms == FOREVER or self._env.now() * 1000 - header.created_ms < header.ttl_ms
         # Under which number the function's generation stands now, this read did not ask: an entry that may have been
@@ -317,10 +321,16 @@ class Verbs:
         except CacheError as error:
             return self._unstorable(wire, error, how in _REPLACING)
         opaque = next(self._env.opaques)
+        how = self._numbered(wire, how)
         line = b"ms %b %d F%d T%d%b O%d\r\n" % (wire, len(payload), flags, until, how, opaque)
         request = (line, payload, b"\r\n") if len(payload) > _BESIDE else line + payload + b"\r\n"
         reply = self._command(wire, request, opaque)
         return reply is not None and reply.code == "HD"
+
+    def _numbered(self, wire: bytes, how: bytes) -> bytes:
+        """``how`` to store, with a CAS number of our own where the key's server takes one."""
+        number = self._env.number(self._fleet.ring.index(wire)) if self._env.explicit else 0
+        return how + b" E%d" % number if number else how
 
     def _remove(self, wire: bytes) -> bool:
         """Delete; True when something was there."""

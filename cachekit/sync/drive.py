@@ -7,8 +7,8 @@ import time
 from typing import Any, TypeVar
 
 from cachekit.errors import ServerError
-from cachekit.flows import FILLING
-from cachekit.ops import Compute, Exchange, Flow, Gather, Join, Op, Replies, Sleep
+from cachekit.flows.frames import FILLING
+from cachekit.ops import Compute, Exchange, Flow, Gather, Join, Op, Replies, Sleep, Spawn
 from cachekit.sync.fleet import Fleet
 from cachekit.sync.window import gather
 
@@ -76,4 +76,12 @@ def _join(op: Join, fleet: Fleet) -> bool | None:
     return None if op.flight.pilot == threading.get_ident() else op.flight.wait(op.timeout_s)
 
 
-_OTHERS: dict[type, Any] = {Gather: _gather, Sleep: _sleep, Join: _join}
+def _spawn(op: Spawn, fleet: Fleet) -> bool:
+    def task() -> None:
+        FILLING.set(())  # nothing outside waits for this run, so it is inside of nothing
+        run(op.flow, fleet)
+
+    return fleet.background().submit(task)
+
+
+_OTHERS: dict[type, Any] = {Gather: _gather, Sleep: _sleep, Join: _join, Spawn: _spawn}

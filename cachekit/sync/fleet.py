@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import threading
 import time
 import weakref
@@ -28,10 +29,14 @@ from cachekit.sync.loopback import Loopback
 
 if TYPE_CHECKING:
     from cachekit.embedded import EmbeddedServer
+    from cachekit.sync.pool import Pool
 
 logger = logging.getLogger("cachekit")
 
 AnyConnection = Connection | Loopback
+
+EXPLICIT_CAS = (1, 6, 27)
+"""The first version that knows the E flag: a CAS number that the client chooses."""
 
 
 class Shelves(threading.local):
@@ -45,10 +50,16 @@ class Fleet:
     """The servers behind one cache.
 
     ``suspects`` holds the indexes of the servers that failed last time; the hit path leaves them to ``exchange``, which
-    knows whether they are down.
+    knows whether they are down. ``clock``: seconds since the epoch, for the embedded server.
     """
 
-    def __init__(self, target: Target, hooks: Hooks, on_fork: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        hooks: Hooks,
+        on_fork: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.deadline_s = target.options.deadline_s
         self.hooks = hooks
         self.embedded: EmbeddedServer | None = None
@@ -56,7 +67,9 @@ class Fleet:
             from cachekit.embedded import EmbeddedServer  # noqa: PLC0415 - nine modules that a real server replaces
 
             options = target.options
-            self.embedded = EmbeddedServer(memory_bytes=options.memory_bytes, item_bytes=options.max_value_bytes)
+            self.embedded = EmbeddedServer(
+                memory_bytes=options.memory_bytes, item_bytes=options.max_value_bytes, clock=clock
+            )
             self.servers: tuple[Server, ...] = (Server(name="memory:", path="memory:"),)
         else:
             self.servers = target.servers
@@ -65,6 +78,8 @@ class Fleet:
         self.names = tuple(server.name for server in self.servers)
         self.health = [Health() for _ in self.servers]
         self.suspects: set[int] = set()
+        self.explicit: set[int] = set()
+        self._asked: set[int] = set()
         self.on_fork = on_fork
         self._begin()
         _fleets.add(self)
@@ -75,6 +90,7 @@ class Fleet:
         self._lock = threading.RLock()  # a signal handler may come here while its thread is in here
         self._prober: threading.Thread | None = None
         self._stop = self._watched_by = threading.Event()
+        self._pool: Pool | None = None
 
     def forked(self) -> None:
         """This is a child process now: nothing that the parent's threads hold may be touched, only left behind."""
@@ -100,7 +116,9 @@ class Fleet:
 
     def put(self, index: int, connection: AnyConnection) -> None:
         """Back on the shelf, after a full reply."""
-        if not connection.closed:  # after a CLIENT_ERROR the reply is whole, but the stream may be out of step
+        if connection.closed:
+            self._asked.discard(index)
+        else:  # after a CLIENT_ERROR the reply is whole, but the stream may be out of step
             self.shelves.rows[index].append(connection)
         if index in self.suspects:
             self.succeeded(index)
@@ -111,10 +129,26 @@ class Fleet:
             return Loopback(self.embedded)
         self.check_up(index)
         try:
-            return Connection(self.servers[index], self.deadline_s)
+            connection = Connection(self.servers[index], self.deadline_s)
         except ServerError as error:
             self.failed(index, error, refused=True)
             raise
+        if index not in self._asked:
+            self._ask_version(index, connection)
+        return connection
+
+    def _ask_version(self, index: int, connection: Connection) -> None:
+        """Learn whether the server takes CAS numbers from its client; again after whatever may have been its restart.
+        Raises ``ServerError``.
+        """
+        try:
+            (reply,) = connection.exchange(b"version\r\n", 1)
+        except ServerError as error:
+            self.failed(index, error)
+            raise
+        knows = reply.code == "VERSION" and _version(reply.value or b"") >= EXPLICIT_CAS
+        (self.explicit.add if knows else self.explicit.discard)(index)
+        self._asked.add(index)
 
     def check_up(self, index: int) -> None:
         """Raise ``Unreachable`` at once while the server is marked down."""
@@ -163,9 +197,21 @@ class Fleet:
 
     def drop(self, index: int) -> None:
         """Close this thread's idle connections to a server."""
+        self._asked.discard(index)
         row = self.shelves.rows[index]
         while row:
             row.pop().close()
+
+    def background(self) -> Pool:
+        """The threads that refresh in the background, of this process."""
+        if os.getpid() != self.pid:
+            self.forked()
+        with self._lock:
+            if self._pool is None:
+                from cachekit.sync.pool import Pool  # noqa: PLC0415 - few caches refresh in the background
+
+                self._pool = Pool()
+            return self._pool
 
     # -- health ------------------------------------------------------------------------------------------------------
 
@@ -227,12 +273,23 @@ class Fleet:
         return min(pauses) if pauses else None
 
     def close(self) -> None:
-        """End the probe and close this thread's connections; the other threads' close with their threads."""
+        """Wait up to 5 s for background work, end the probe, and close this thread's connections; the other threads'
+        close with their threads.
+        """
+        pool, self._pool = self._pool, None
+        if pool is not None and os.getpid() == self.pid:
+            pool.drain()
         self._stop.set()
         self._stop = threading.Event()  # a later use may need a probe of its own
         for index in range(len(self.servers)):
             self.drop(index)
         self.shelves = Shelves(len(self.servers))
+
+
+def _version(text: bytes) -> tuple[int, ...]:
+    """The leading numbers of a version: ``1.6.18`` and ``1.6.18-cachekit`` alike."""
+    found = re.match(rb"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in found[0].split(b".")) if found else ()
 
 
 def _probe(fleet: weakref.ref[Fleet], stop: threading.Event) -> None:

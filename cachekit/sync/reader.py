@@ -13,8 +13,11 @@ from zlib import crc32
 
 from cachekit.env import Env, Job
 from cachekit.errors import ServerError, Unreachable
-from cachekit.flows import Lease, call, fill, without_server
-from cachekit.glance import NOT_PLAIN, glance_at, plainly_mine
+from cachekit.flows.alone import run_uncached
+from cachekit.flows.call import call, without_server
+from cachekit.flows.fill import fill
+from cachekit.flows.lease import Lease
+from cachekit.glance import EARLY, NOT_PLAIN, glance_at, plainly_mine
 from cachekit.ops import Replies
 from cachekit.recipe import Recipe
 from cachekit.sync.drive import run
@@ -28,10 +31,13 @@ Reader = Callable[[bytes, Function, tuple[Any, ...], dict[str, Any]], Any]
 def reader(recipe: Recipe, fleet: Fleet, env: Env) -> Reader:
     """The hit path of the function whose entries ``recipe`` describes."""
     slow = _SlowPath(recipe, fleet, env)
+    if recipe.ttl == 0:
+        return slow.uncached
     if not recipe.enveloped or len(recipe.generations) > 1:
         return slow.from_the_start
     table, mask, suspects, getpid = fleet.ring.table, fleet.ring.mask, fleet.suspects, os.getpid
     template, tokens, glance = recipe.read_template, env.opaques, glance_at(recipe, env)
+    explicit = env.explicit
     grouped = len(recipe.generations) == 1
 
     def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -43,16 +49,21 @@ def reader(recipe: Recipe, fleet: Fleet, env: Env) -> Reader:
         try:
             connection = row.pop() if row else fleet.connect(index)
             opaque = next(tokens)
-            data = connection.ask(template % ((key, opaque, opaque) if grouped else (key, opaque)))
+            if index in explicit:
+                request = recipe.read(key, opaque, env.number(index))
+            else:
+                request = template % ((key, opaque, opaque) if grouped else (key, opaque))
+            data = connection.ask(request)
             if not data.endswith(b"\r\n"):
                 data = connection.complete(data, and_more=grouped)
         except ServerError as error:
             return slow.after_failure(slow.job(key, index, function, args, kwargs), connection, error)
         value = glance(key, data, opaque, index)
-        if value is not NOT_PLAIN:
+        if value is not NOT_PLAIN and value is not EARLY:
             row.append(connection)
             return value
-        return slow.after_reply(slow.job(key, index, function, args, kwargs), connection, data, opaque)
+        job = slow.job(key, index, function, args, kwargs)
+        return slow.after_reply(job, connection, data, opaque, early=value is EARLY)
 
     return read
 
@@ -72,8 +83,15 @@ class _SlowPath:
         job = self.job(key, self.fleet.ring.index(key), function, args, kwargs)
         return run(call(job, self.env, None), self.fleet)
 
-    def after_reply(self, job: Job, connection: AnyConnection, data: bytes, opaque: int) -> Any:
-        """A reply came that is not plainly fresh; ``data`` is its beginning or all of it."""
+    def uncached(self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The ttl is 0."""
+        job = self.job(key, self.fleet.ring.index(key), function, args, kwargs)
+        return run(run_uncached(job, self.env), self.fleet)
+
+    def after_reply(self, job: Job, connection: AnyConnection, data: bytes, opaque: int, *, early: bool) -> Any:
+        """A reply came that is not plainly fresh; ``data`` is its beginning or all of it. ``early``: this reader has
+        drawn, and is to refresh the value before its ttl.
+        """
         mine = plainly_mine(data, opaque, bool(self.recipe.generations))
         if mine is not None:
             since = connection.opened_at  # and not now: a handler or listener may have opened another meanwhile
@@ -87,10 +105,12 @@ class _SlowPath:
             return self.after_failure(job, connection, error)
         since = connection.opened_at
         self.fleet.put(job.server, connection)
-        return run(call(job, self.env, Replies(replies, since)), self.fleet)
+        return run(call(job, self.env, Replies(replies, since), early=early), self.fleet)
 
     def after_failure(self, job: Job, connection: AnyConnection | None, error: ServerError) -> Any:
         """The read failed. On a ``connection`` that the server had closed it is made once more, on a new one."""
+        if connection is not None:
+            self.env.read_lost(job.key)
         if connection is not None and isinstance(error, Unreachable):
             self.fleet.drop(job.server)
             return run(call(job, self.env, None), self.fleet)

@@ -11,14 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from cachekit.errors import ServerError, Unreachable
-from cachekit.ops import Exchange, Replies
+from cachekit.ops import BATCH_BYTES as BATCH_BYTES
+from cachekit.ops import BATCH_KEYS as BATCH_KEYS
+from cachekit.ops import Exchange, LeaseVoid, Replies
 from cachekit.sync.fleet import AnyConnection, Fleet
-
-BATCH_KEYS = 256
-"""Most commands in one batch for one server."""
-
-BATCH_BYTES = 131_072
-"""Most bytes in one batch for one server, a single larger value excepted."""
 
 T = TypeVar("T")
 Ask = tuple[int, bytes]
@@ -26,19 +22,22 @@ Ask = tuple[int, bytes]
 
 
 def open_window(
-    asks: Sequence[Ask], fleet: Fleet, read: Callable[[int, AnyConnection, float], T]
+    asks: Sequence[Ask],
+    fleet: Fleet,
+    read: Callable[[int, AnyConnection, float], T],
+    leases: Sequence[float | None] | None = None,
 ) -> list[T | ServerError]:
     """Send every request, then call ``read(position, connection, until)`` for each; outcomes in the order of ``asks``.
 
     ``read`` takes the whole answer off the connection by ``until`` (monotonic seconds) and returns the outcome. A
-    server's failure is its own ask's outcome and touches no other.
+    server's failure is its own ask's outcome and touches no other. ``leases``: ``Exchange.held_since`` of each ask.
     """
     outcomes: list[T | ServerError | None] = [None] * len(asks)
     connections: list[AnyConnection | None] = [None] * len(asks)
     try:
         for at, (server, request) in enumerate(asks):
             try:
-                connections[at] = _send(server, request, fleet)
+                connections[at] = _send(server, request, fleet, leases[at] if leases is not None else None)
             except ServerError as error:
                 outcomes[at] = error
         until = time.monotonic() + fleet.deadline_s
@@ -63,16 +62,20 @@ def open_window(
     return outcomes  # type: ignore[return-value]
 
 
-def _send(server: int, request: bytes, fleet: Fleet) -> AnyConnection:
-    """Send on a connection of the shelf, or on a new one where that turns out to have been closed."""
+def _send(server: int, request: bytes, fleet: Fleet, held_since: float | None) -> AnyConnection:
+    """Send on a connection of the shelf, or on a new one where that turns out to have been closed. What spends leases
+    is sent once, on a connection as old as they are.
+    """
     fleet.check_up(server)
-    connection = fleet.take(server)
+    connection = fleet.take(server, held_since)
     try:
-        if not connection.closed_by_peer():
+        if held_since is not None or not connection.closed_by_peer():
             connection.send(request)
             return connection
-    except Unreachable:
-        pass  # the second attempt below says what is the matter, if anything is
+    except Unreachable as error:
+        if held_since is not None:
+            raise LeaseVoid(f"the connection of the lease was closed: {error}", server=fleet.names[server]) from error
+        # The second attempt below says what is the matter, if anything is.
     except ServerError as error:
         fleet.failed(server, error)
         raise
@@ -95,9 +98,11 @@ def gather(exchanges: Sequence[Exchange], fleet: Fleet) -> list[Replies | Server
         op = exchanges[at]
         replies = connection.replies(connection.receive(until), op.expected, op.opaque, until)
         connection.rearm()
-        return Replies(replies[op.skip :], began)
+        # With the connection open: a lease is good on one that was opened before it.
+        return Replies(replies[op.skip :], max(began, connection.opened_at))
 
-    return open_window([(op.server, op.request) for op in exchanges], fleet, read)
+    asks = [(op.server, op.request) for op in exchanges]
+    return open_window(asks, fleet, read, [op.held_since for op in exchanges])
 
 
 def batches(commands: Sequence[bytes]) -> list[list[bytes]]:

@@ -1,4 +1,4 @@
-"""The stories of flows.py, told to a script of server answers."""
+"""The stories of a cold key, told to a script of server answers: read, fill, wait, void, and run without a lease."""
 
 from __future__ import annotations
 
@@ -6,38 +6,25 @@ from typing import Any
 
 import pytest
 
-from cachekit.codecs.envelope import open_envelope
 from cachekit.errors import DeadlineExceeded, Unreachable
-from cachekit.flows import FILLING, Filling, Lease, call, fill, refresh
+from cachekit.flows.call import call
+from cachekit.flows.fill import fill, refresh
+from cachekit.flows.frames import FILLING, Filling, Notes
+from cachekit.flows.lease import Lease
 from cachekit.hooks import Fill, Miss
 from cachekit.ops import LeaseVoid
-from flows.scripted import BUSY, KEY, LOST, Clock, Script, entry, job, make_recipe, va
+from flows.scripted import BUSY, DONE, KEY, LOST, Clock, Script, Stored, entry, job, make_recipe, never, va
 
 NOW = Clock().now
 
 
-def never() -> Any:
-    """The function, where it must not run."""
-    raise AssertionError("the function ran")
-
-
-def stored_value(request: bytes) -> tuple[Any, tuple[int, ...], bytes]:
-    """Value, generations and command line of a store request."""
-    line, _, data = request.partition(b"\r\n")
-    header, at = open_envelope(data[:-2])
-    recipe = make_recipe()
-    flags = int(line.split(b" F")[1].split(b" ")[0])
-    return recipe.packer.unpack(flags, data[at:-2]), header.generations, line
-
-
 def test_a_lost_entry_is_computed_and_stored_under_its_lease() -> None:
     """Reply W: run, and store with exactly the CAS and the generations that came with it."""
-    script, recipe = Script(LOST, b"HD O?\r\n"), make_recipe()
+    script, recipe = Script(LOST, DONE), make_recipe()
     assert script.run(call(job(recipe, lambda: {"n": 1}), script.env, None)) == {"n": 1}
-    value, generations, line = stored_value(script.requests[1])
-    assert (value, generations) == ({"n": 1}, (5,))
-    assert b" C7 " in line
-    assert b" T61 " in line
+    stored = Stored(script.requests[1])
+    assert (stored.value(recipe), stored.header.generations) == ({"n": 1}, (5,))
+    assert (stored.cas, stored.until) == (7, 71)
     assert (recipe.tally.misses, recipe.tally.fills, recipe.tally.unstored) == (1, 1, 0)
 
 
@@ -52,17 +39,16 @@ def test_a_fresh_entry_is_returned() -> None:
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (lambda r: va(entry(r, "old", created=NOW - 61), t=1), "expired"),
         (lambda r: va(entry(r, "old", created=NOW - 1, generation=4)), "invalidated"),
         (lambda r: va(entry(r, "old", created=NOW - 1).replace(KEY[-16:], b"B" * 16)), "garbage"),
         (lambda r: b"VA 4 c9 f3 t9 O?\r\nJUNK\r\nHD c5 O? Z\r\n", "garbage"),
-        (lambda r: va(entry(r, "old", created=NOW - 1), more=b" X Z"), "invalidated"),
+        (lambda r: va(entry(r, "old", created=NOW - 1, generation=4), more=b" X W"), "invalidated"),
     ],
 )
 def test_what_is_not_fresh_is_voided_and_one_reader_fills(reply: Any, reason: str) -> None:
-    """An entry past its ttl, under an old generation, or not ours: delete what was seen, ask again, fill."""
+    """An entry under an old generation, or not ours: delete what was seen, ask again, fill."""
     recipe = make_recipe()
-    script = Script(reply(recipe), b"HD O?\r\n" + LOST, b"HD O?\r\n")
+    script = Script(reply(recipe), DONE + LOST, DONE)
     missed: list[Miss] = []
     script.hooks.on_miss(missed.append)
     assert script.run(call(job(recipe, lambda: "new"), script.env, None)) == "new"
@@ -74,7 +60,7 @@ def test_a_generation_lower_than_the_entrys_is_read_again_then_void() -> None:
     """Higher than read: this read is the older one, so read again; if it stays so, fail closed."""
     recipe = make_recipe()
     ahead = va(entry(recipe, "odd", created=NOW - 1, generation=6))
-    script = Script(ahead, ahead, b"HD O?\r\n" + LOST, b"HD O?\r\n")
+    script = Script(ahead, ahead, DONE + LOST, DONE)
     assert script.run(call(job(recipe, lambda: "new"), script.env, None)) == "new"
     assert [request[:2] for request in script.requests] == [b"mg", b"mg", b"md", b"ms"]
 
@@ -90,17 +76,17 @@ def test_a_waiter_gets_what_the_other_stored() -> None:
 
 def test_a_waiter_competes_again_when_the_filler_gave_up() -> None:
     """The filler failed and gave its lease back: the next read hands it to a waiter."""
-    script, recipe = Script(BUSY, LOST, b"HD O?\r\n"), make_recipe()
+    script, recipe = Script(BUSY, LOST, DONE), make_recipe()
     assert script.run(call(job(recipe, lambda: 2), script.env, None)) == 2
 
 
 def test_a_lease_that_is_too_old_is_taken_over_by_one() -> None:
     """A stub older than the lease: whoever adds the second-level item fills, under the same CAS."""
     recipe = make_recipe()
-    old = BUSY.replace(b"t30", b"t19")
-    script = Script(old, b"NS O?\r\n", old, b"HD O?\r\n", b"HD O?\r\n")
+    old = BUSY.replace(b"t299", b"t289")
+    script = Script(old, b"NS O?\r\n", old, DONE, DONE)
     assert script.run(call(job(recipe, lambda: 3), script.env, None)) == 3
-    assert script.requests[1].startswith(b"ms " + KEY + b"! 1 ME T11 ")
+    assert script.requests[1].startswith(b"ms " + KEY + b"! 1 ME T21 ")
     assert b" C7 " in script.requests[4].partition(b"\r\n")[0]
 
 
@@ -114,7 +100,7 @@ def test_without_a_lease_the_function_runs_and_nothing_is_stored(first: bytes) -
 
 def test_a_lease_without_generations_stores_nothing() -> None:
     """What can't be tied to a generation could not be invalidated."""
-    script, recipe = Script(LOST.replace(b"HD c5 O? Z", b"EN O?"), b"HD O?\r\n"), make_recipe()
+    script, recipe = Script(LOST.replace(b"HD c5 O? Z", b"EN O?"), DONE), make_recipe()
     assert script.run(call(job(recipe, lambda: 4), script.env, None)) == 4
     assert recipe.tally.unstored == 1
     assert script.requests[1].startswith(b"md " + KEY + b" C7 "), "nobody else could fill for three leases"
@@ -122,7 +108,7 @@ def test_a_lease_without_generations_stores_nothing() -> None:
 
 def test_a_refresh_without_generations_gives_its_lease_back() -> None:
     """The W that it got is of no use to it, and others would wait for it."""
-    script, recipe = Script(LOST.replace(b"HD c5 O? Z", b"EN O?"), b"HD O?\r\n"), make_recipe()
+    script, recipe = Script(LOST.replace(b"HD c5 O? Z", b"EN O?"), DONE), make_recipe()
     assert script.run(refresh(job(recipe, lambda: 4), script.env)) == 4
     assert script.requests[1].startswith(b"md " + KEY + b" C7 ")
 
@@ -139,13 +125,13 @@ def test_an_empty_item_that_does_not_tell_its_age_is_taken_over_after_a_lease(le
     """A stub that was touched, or an empty value of another program: nobody may be at work on it."""
     clock = Clock()
     began = clock.monotonic
-    answers = [BUSY.replace(b"t30", left)] * 2000
+    answers = [BUSY.replace(b"t299", left)] * 2000
     script, recipe = Script(*answers, clock=clock), make_recipe()
     exchanges = script._perform
 
     def perform(op: Any) -> Any:
         if b"ms " in getattr(op, "request", b""):
-            script.answers = [b"HD O?\r\n"]
+            script.answers = [DONE]
         return exchanges(op)
 
     script._perform = perform  # type: ignore[method-assign]
@@ -205,7 +191,7 @@ def test_the_functions_own_server_error_is_its_answer() -> None:
         runs.append(1)
         raise Unreachable("the function's own trouble")
 
-    script, recipe = Script(LOST, b"HD O?\r\n"), make_recipe()
+    script, recipe = Script(LOST, DONE), make_recipe()
     with pytest.raises(Unreachable, match="own trouble"):
         script.run(call(job(recipe, compute), script.env, None))
     assert (len(runs), recipe.tally.errors) == (1, 0)
@@ -213,7 +199,7 @@ def test_the_functions_own_server_error_is_its_answer() -> None:
 
 def test_an_exception_gives_the_lease_back_and_reaches_the_caller() -> None:
     """The function raised: the stub is deleted under its CAS, so that others may compete."""
-    script, recipe = Script(LOST, b"HD O?\r\n"), make_recipe()
+    script, recipe = Script(LOST, DONE), make_recipe()
     with pytest.raises(ZeroDivisionError):
         script.run(call(job(recipe, lambda: 1 // 0), script.env, None))
     assert script.requests[1].startswith(b"md " + KEY + b" C7 ")
@@ -222,7 +208,7 @@ def test_an_exception_gives_the_lease_back_and_reaches_the_caller() -> None:
 def test_an_interrupt_gives_the_lease_back_and_is_no_answer_for_waiters() -> None:
     """Ctrl-C belongs to one caller: those who wait with him compete again."""
     recipe = make_recipe()
-    script = Script(LOST, b"HD O?\r\n")
+    script = Script(LOST, DONE)
     seen: list[Any] = []
 
     def compute() -> None:
@@ -252,31 +238,10 @@ def test_a_lease_void_after_a_reconnect_stores_nothing_and_is_given_back() -> No
     assert [request[:2] for request in script.requests] == [b"mg", b"ms", b"md"]
 
 
-@pytest.mark.parametrize(
-    ("options", "value", "kind"),
-    [
-        ({"ttl": 0.0}, 1, "ttl 0"),
-        ({}, object(), "unencodable"),
-        ({"max_value_bytes": 1000}, bytes(2000), "too large"),
-        ({"ttl": lambda result: result.missing}, 1, "no ttl"),
-    ],
-)
-def test_what_cannot_be_stored_is_returned_and_what_stood_there_removed(
-    options: dict[str, Any], value: Any, kind: str
-) -> None:
-    """The caller gets his result; the stub or the old entry goes."""
-    script, recipe = Script(LOST, b"HD O?\r\n"), make_recipe(**options)
-    events: list[Fill] = []
-    script.hooks.on_fill(events.append)
-    assert script.run(call(job(recipe, lambda: value), script.env, None)) is value
-    assert script.requests[1].startswith(b"md " + KEY + b" C7 ")
-    assert events[0].reason.startswith(kind)
-
-
 def test_a_fill_inside_itself_runs_the_function() -> None:
     """Recursion on the same key must not wait for itself."""
     script, recipe = Script(), make_recipe()
-    token = FILLING.set((Filling(script.env.flights, KEY, 1e9),))
+    token = FILLING.set((Filling(script.env.flights, KEY, 1e9, Notes()),))
     try:
         assert script.run(call(job(recipe, lambda: 8), script.env, None)) == 8
     finally:
@@ -288,7 +253,7 @@ def test_inside_another_fill_one_waits_half_of_what_is_left() -> None:
     """Two fills that want each other's value end, without a lease, before either lease does."""
     clock = Clock()
     script, recipe = Script(*[BUSY] * 1000, clock=clock), make_recipe()
-    token = FILLING.set((Filling(script.env.flights, b"another", clock.monotonic + 4.0),))
+    token = FILLING.set((Filling(script.env.flights, b"another", clock.monotonic + 4.0, Notes()),))
     try:
         assert script.run(call(job(recipe, lambda: 9), script.env, None)) == 9
     finally:
@@ -339,34 +304,35 @@ def test_waiters_of_a_flight_get_its_exception() -> None:
 def test_refresh_runs_and_stores_under_the_cas_that_stood_there() -> None:
     """refresh() takes a CAS before it runs; an invalidation meanwhile makes the store fail."""
     recipe = make_recipe()
-    script = Script(va(entry(recipe, "old", created=NOW)), b"HD O?\r\n")
+    script = Script(va(entry(recipe, "old", created=NOW)), DONE)
     assert script.run(refresh(job(recipe, lambda: "new"), script.env)) == "new"
     assert b" C9 " in script.requests[1].partition(b"\r\n")[0]
 
 
 def test_a_forked_child_neither_stores_nor_gives_back_its_parents_lease() -> None:
-    """The lease belongs to the process that got it."""
-    recipe = make_recipe()
-    script = Script(LeaseVoid("a child's shelves are empty"))
+    """The lease belongs to the process that got it, however the run ends."""
+    recipe, script = make_recipe(), Script()
 
-    def compute() -> int:
+    def compute(fails: bool) -> int:
         script.env.forked()
-        return 1
+        return 1 // (not fails)
 
-    assert script.run(fill(job(recipe, compute), script.env, Lease(7, 1000.0, (5,)))) == 1
-    assert [request[:2] for request in script.requests] == [b"ms"]
+    assert script.run(fill(job(recipe, lambda: compute(False)), script.env, Lease(7, 1000.0, (5,)))) == 1
+    with pytest.raises(ZeroDivisionError):
+        script.run(fill(job(recipe, lambda: compute(True)), script.env, Lease(7, 1000.0, (5,))))
+    assert script.requests == []
 
 
 def test_age_counts_from_the_end_of_the_run() -> None:
     """A function that runs longer than its ttl is still cached for a ttl."""
     clock = Clock()
-    script, recipe = Script(LOST, b"HD O?\r\n", clock=clock), make_recipe(ttl=5.0)
+    script, recipe = Script(LOST, DONE, clock=clock), make_recipe(ttl=5.0)
 
     def compute() -> str:
         clock.pass_by(600.0)
         return "slow"
 
     script.run(call(job(recipe, compute), script.env, None))
-    header, _ = open_envelope(script.requests[1].partition(b"\r\n")[2])
+    header = Stored(script.requests[1]).header
     assert header.created_ms == round(clock.now * 1000)
     assert header.delta_us == 600_000_000

@@ -22,8 +22,9 @@ Script = Callable[[bytes], Iterable[object]]
 class ScriptedServer:
     """Listens on a loopback port until its block ends; keeps the ``requests``, and how many it ``accepted``."""
 
-    def __init__(self, script: Script, *, pause_s: float = 0.0) -> None:
+    def __init__(self, script: Script, *, pause_s: float = 0.0, version: bytes = b"1.6.18") -> None:
         self.script = script
+        self.version = version
         self.requests: list[bytes] = []
         self.accepted = 0
         self._pause_s = pause_s
@@ -69,6 +70,9 @@ class ScriptedServer:
     def _serve(self, sock: socket.socket) -> None:
         try:
             while request := sock.recv(1 << 20):
+                if request == b"version\r\n":  # asked once, before the first request
+                    sock.sendall(b"VERSION %b\r\n" % self.version)
+                    continue
                 self.requests.append(request)
                 for piece in self.script(request):
                     if piece is HANG:

@@ -1,0 +1,168 @@
+"""The way of one call whose first read was not plainly fresh: judge, and act, until there is a value."""
+
+# Annotations are not postponed here, as in the other flows.
+
+from typing import Any, NamedTuple
+
+from cachekit.env import Env, Job
+from cachekit.errors import DecodeError
+from cachekit.flows.alone import ROUNDS, run_bare, run_unprotected
+from cachekit.flows.fill import fill, pass_by
+from cachekit.flows.frames import FILLING
+from cachekit.flows.lease import (
+    Lease,
+    ReadFailed,
+    Standing,
+    ask,
+    claim,
+    give_back,
+    put_back,
+    read,
+    serve_old,
+    slide,
+    void_and_read,
+)
+from cachekit.flows.refresh import renew
+from cachekit.flows.wait import Patience
+from cachekit.ops import Flow, Replies
+from cachekit.policy import CERTAIN, Verdict
+from cachekit.recipe import Recalled, numbers
+
+
+def call(job: Job, env: Env, replies: Replies | None, *, early: bool = False) -> Flow[Any]:
+    """The value of ``job``, whatever its first read said; ``replies`` None: nothing was read yet.
+
+    ``early``: the reader has drawn already, and found the entry due before its ttl.
+    """
+    if inside_itself(job, env):
+        return (yield from run_bare(job, env))
+    patience = Patience(job, env)
+    try:
+        return (yield from _compete(job, env, patience, replies, early))
+    except ReadFailed as failure:
+        env.trouble(job, failure.error)
+        env.read_lost(job.key)
+        patience.missed("no answer")
+        return (yield from run_unprotected(job, env))
+
+
+def without_server(job: Job, env: Env) -> Flow[Any]:
+    """The value of ``job`` when its server was asked and did not answer."""
+    if inside_itself(job, env):
+        return (yield from run_bare(job, env))
+    return (yield from run_unprotected(job, env))
+
+
+def inside_itself(job: Job, env: Env) -> bool:
+    """Whether the current code runs inside a fill of the same entry: then it must run, and not wait for itself."""
+    inside = FILLING.get()
+    return bool(inside) and any(
+        outer.flights is env.flights and (outer.key == job.key or job.key in outer.more) for outer in inside
+    )
+
+
+class _Sight(NamedTuple):
+    """What a read showed: the value as judged, the lease under its CAS number, and the generations, None where they
+    could not be read.
+    """
+
+    standing: Standing
+    lease: Lease
+    generations: tuple[int, ...] | None
+
+
+_WAITED = frozenset({Verdict.BUSY, Verdict.CLAIMED})
+_HOPELESS = frozenset({Verdict.MINE, Verdict.NO_LEASE})
+
+
+def _compete(job: Job, env: Env, patience: Patience, replies: Replies | None, early: bool) -> Flow[Any]:
+    """Read, judge and act until there is a value: a stored one, somebody else's, or one's own."""
+    eagerness, claimed = CERTAIN if early else env.draw(job.recipe.terms.beta), False
+    while patience.rounds < ROUNDS:
+        if replies is None:
+            replies = yield from ask(read(job, env))
+        if replies.replies[0].cas == 0:
+            env.without_cas(job)
+            patience.missed("no CAS")
+            break
+        sight = _look(job, env, replies, eagerness)
+        verdict = sight.standing.judgement.verdict
+        if verdict is Verdict.DUE and not claimed:
+            replies, claimed = (yield from ask(claim(job, env))), True
+            eagerness = CERTAIN if replies.replies[0].won else 0.0
+            continue
+        outcome = yield from _answer(job, env, patience, sight)
+        if outcome is not None:
+            return outcome[0]
+        eagerness, claimed = 0.0, False
+        if verdict in _WAITED:
+            replies = None
+            continue
+        patience.missed("garbage" if verdict is Verdict.FRESH else verdict.value)
+        if verdict in _HOPELESS:
+            break
+        patience.rounds += 1
+        if verdict is Verdict.AHEAD and patience.rounds == 1 and not sight.standing.reply.won:
+            replies = None
+        else:
+            # Void: invalidated, unreadable, or due and not to be claimed (somebody's touch took its end away).
+            replies = yield from ask(void_and_read(job, env, sight.lease.cas))
+    return (yield from run_unprotected(job, env))
+
+
+def _look(job: Job, env: Env, replies: Replies, eagerness: float) -> _Sight:
+    reply, generations = replies.replies[0], numbers(replies.replies[1:])
+    judgement = job.recipe.judge(reply, generations, job.key, env.now(), eagerness)
+    lease = Lease(reply.cas or 0, replies.sent_at, generations or ())
+    return _Sight(Standing(reply, judgement, env.monotonic()), lease, generations)
+
+
+def _answer(job: Job, env: Env, patience: Patience, sight: _Sight) -> Flow[tuple[Any] | None]:
+    """Do what the verdict says; the call's value in a 1-tuple, or None: look again."""
+    standing, lease, generations = sight
+    judgement = standing.judgement
+    verdict = judgement.verdict
+    if verdict is Verdict.FRESH:
+        return (yield from _serve(job, env, patience, lease, standing))
+    if verdict is Verdict.CLAIMED:
+        outcome = yield from patience.take_over_if_due(lease, standing, generations)
+        if outcome is None and judgement.servable():
+            outcome = serve_old(job, env, standing)
+        return outcome or (yield from patience.wait(lease, standing, generations))
+    if verdict is Verdict.BUSY:
+        return (yield from patience.wait(lease, standing, generations))
+    if verdict is Verdict.THROTTLED:
+        return serve_old(job, env, standing)
+    if verdict is Verdict.WON:
+        return ((yield from renew(job, env, lease, standing, patience.missed)),)
+    if verdict is Verdict.PASS and judgement.header is not None:
+        patience.missed(verdict.value)
+        return ((yield from pass_by(job, env, lease, judgement.age_ms, judgement.header.ttl_ms)),)
+    if verdict is Verdict.MINE and generations is not None:
+        patience.missed(verdict.value)
+        return ((yield from fill(job, env, lease)),)
+    if verdict is Verdict.MINE:
+        # Nothing can be stored without the generations, and whoever waits for the lease would wait for nothing.
+        yield from give_back(job, env, lease.cas)
+    return None
+
+
+def _serve(job: Job, env: Env, patience: Patience, lease: Lease, standing: Standing) -> Flow[tuple[Any] | None]:
+    """A fresh value: return it, and what else its policy or a needless claim asks for; None: it can't be read."""
+    recalled: Exception | None = None
+    value: Any = None
+    try:
+        value = job.recipe.open(standing.reply, standing.judgement)
+    except DecodeError:
+        return None
+    except Recalled as recall:
+        recalled = recall.error
+    patience.served(standing.judgement)
+    if standing.reply.won:
+        # The claim came too late, the value is new. The next who finds it due must be able to claim it.
+        yield from put_back(job, env, lease, standing)
+    elif job.recipe.terms.sliding:
+        yield from slide(job, env, lease, standing)
+    if recalled is not None:
+        raise recalled
+    return (value,)

@@ -1,0 +1,220 @@
+"""Run the function under a lease: store what it returns, hand it to the waiters, and settle the lease however the run
+ends.
+
+::
+
+    the run                       the entry                                  this caller, and who waits in this process
+    ----------------------------  -----------------------------------------  ------------------------------------------
+    returned                      stored under the lease                     the result
+    returned, can't be stored     a pass marker, for a short while           the result
+    said ``not_modified``         the old value, with a new freshness        the old value
+    raised one of ``errors``      the failure, for ``error_ttl``             the exception
+    raised, old value may serve   the old value, throttled                   the old value
+    raised                        the lease is given back                    the exception
+    was interrupted               the lease is given back                    the interrupt; the others compete again
+"""
+
+# Annotations are not postponed here, as in the other flows.
+
+from functools import partial
+from typing import Any
+
+from cachekit.codecs.note import NOTE_FLAGS, PASS
+from cachekit.env import Env, Job
+from cachekit.errors import ServerError
+from cachekit.flights import Flight
+from cachekit.flows.alone import run_bare
+from cachekit.flows.frames import Filling, Notes
+from cachekit.flows.lease import Lease, Standing, give_back, opened, put_back, read, store
+from cachekit.ops import Compute, Flow, Replies
+from cachekit.policy import Verdict
+from cachekit.recipe import Packed, numbers
+
+_SETTLED = frozenset({"", "superseded"})
+"""Outcomes of a store after which the lease is nobody's any more."""
+
+
+def fill(
+    job: Job,
+    env: Env,
+    lease: Lease,
+    standing: Standing | None = None,
+    flight: Flight | None = None,
+    rescued: list[bool] | None = None,
+) -> Flow[Any]:
+    """Run the function under ``lease``, store what it returns, and hand it to the waiters of this process.
+
+    ``standing``: the value that the result is to replace. ``flight``: one that was boarded for this run before.
+    ``rescued``: told when the run failed and what is returned is the old value.
+    """
+    flights, pilot = env.flights, True
+    if flight is None:
+        # Another thread may pilot a flight under the same CAS (a refresh beside a fill): its waiters are then his.
+        flight, pilot = flights.board(job.key, lease.cas, lease.generations)
+    else:
+        flight.flown_here()
+    notes = Notes()
+    if standing is not None:
+        notes.look = partial(opened, job, standing)
+    began = env.monotonic()
+    try:
+        value = yield Compute(job.compute, Filling(flights, job.key, began + job.recipe.lease_s, notes, flight))
+    except BaseException as error:
+        if env.flights is not flights:
+            raise  # as below
+        boarded = flight if pilot else None
+        del flight  # it will refer to the error, whose traceback refers to this frame
+        saved = yield from _ended_by(error, job, env, lease, standing, boarded, env.monotonic() - began)
+        if saved is None:
+            raise
+        if rescued is not None:
+            rescued.append(True)
+        return saved[0]
+    seconds = env.monotonic() - began
+    if env.flights is not flights:
+        # A child that was forked in the middle of the run leaves the lease to its parent.
+        env.filled(job, seconds, "lost")
+        return value if notes.kept is None else notes.kept[0]
+    packed: tuple[int, bytes] | None = None
+    try:
+        result = _packed(job, env, value, notes, standing)
+        packed = result.packed
+        reason = yield from _settle(job, env, lease, result, seconds)
+    finally:
+        if pilot:
+            flights.land(job.key, lease.cas, packed, flight)
+    env.filled(job, seconds, reason)
+    return value if notes.kept is None else notes.kept[0]
+
+
+def _packed(job: Job, env: Env, value: Any, notes: Notes, standing: Standing | None) -> Packed:
+    """The result as it is to be stored, by what the function returned and by what it said."""
+    result = job.recipe.pack(value if notes.kept is None else notes.kept[0], env.now, env.random, notes.ttl)
+    if notes.kept is not None and standing is not None and result.packed is not None:
+        result = result._replace(packed=job.recipe.payload(standing.reply, standing.judgement))
+    if not notes.store and not result.reason:
+        return result._replace(reason="do_not_store")
+    return result
+
+
+def _settle(job: Job, env: Env, lease: Lease, result: Packed, seconds: float) -> Flow[str]:
+    """Store the result, or say to the next readers that it can't be; returns the reason, "" where it was stored."""
+    reason = result.reason
+    if not reason and result.packed is not None:
+        reason = yield from store(job, env, lease, result.packed, result.lifetime_s, seconds)
+    if reason in _SETTLED:
+        return reason
+    if not job.recipe.enveloped or reason == "lost":
+        yield from give_back(job, env, lease.cas)
+    else:
+        # A server that refuses a value drops what stood there, and its CAS number with it.
+        yield from pass_on(job, env, lease._replace(cas=0) if reason.startswith("refused") else lease, seconds)
+    return reason
+
+
+def pass_on(job: Job, env: Env, lease: Lease, seconds: float) -> Flow[None]:
+    """Leave a pass marker: whoever waits runs at once, and so do those who come soon, none after the other."""
+    lifetime_s = min(max(1.0, 2.0 * seconds), job.recipe.lease_s)
+    outcome = yield from store(job, env, lease, (NOTE_FLAGS, PASS), lifetime_s, 0.0)
+    if outcome not in _SETTLED and lease.cas:
+        yield from give_back(job, env, lease.cas)
+
+
+def _ended_by(
+    error: BaseException,
+    job: Job,
+    env: Env,
+    lease: Lease,
+    standing: Standing | None,
+    flight: Flight | None,
+    seconds: float,
+) -> Flow[tuple[Any] | None]:
+    """The run raised ``error``. A value to return in its place, in a 1-tuple, or None: raise it.
+
+    ``flight``: the run's own, None where another pilots it.
+    """
+    flights, recipe = env.flights, job.recipe
+    if isinstance(error, Exception):
+        if isinstance(error, recipe.terms.errors):
+            yield from _answered(error, job, env, lease, flight, seconds)
+            return None
+        if standing is not None and standing.rescues(env.monotonic()):
+            old = opened(job, standing)
+            if old is not None:
+                return (yield from _rescued(old, job, env, lease, standing, flight, seconds))
+    if flight is not None:
+        # Only an Exception is the function's answer; an interrupt is this caller's own, and the others compete again.
+        flights.crash(job.key, lease.cas, error if isinstance(error, Exception) else None, flight)
+    if not isinstance(error, GeneratorExit):
+        env.filled(job, seconds, "raised")
+        if standing is not None and lease.ours and not (isinstance(error, Exception) and standing.rescue):
+            yield from put_back(job, env, lease, standing)
+        elif lease.ours:
+            yield from give_back(job, env, lease.cas)
+    return None
+
+
+def _answered(error: Exception, job: Job, env: Env, lease: Lease, flight: Flight | None, seconds: float) -> Flow[None]:
+    """The function raised one of those failures that are answers: it is cached, and raised."""
+    try:
+        reason = yield from _settle(job, env, lease, job.recipe.pack_failure(error), seconds)
+    finally:
+        if flight is not None:
+            env.flights.crash(job.key, lease.cas, error, flight)
+    env.filled(job, seconds, f"raised: {reason}" if reason else "")
+
+
+def _rescued(
+    old: tuple[Any],
+    job: Job,
+    env: Env,
+    lease: Lease,
+    standing: Standing,
+    flight: Flight | None,
+    seconds: float,
+) -> Flow[tuple[Any]]:
+    """The function failed, and the old value may serve: it does, and nobody tries again for a while (RFC 5861 §4)."""
+    try:
+        yield from put_back(job, env, lease, standing, job.recipe.terms.throttle_s)
+    finally:
+        if flight is not None:
+            packed = job.recipe.payload(standing.reply, standing.judgement)
+            env.flights.land(job.key, lease.cas, packed, flight)
+    env.filled(job, seconds, "raised")
+    return old
+
+
+def pass_by(job: Job, env: Env, lease: Lease, age_ms: float, lifetime_ms: float) -> Flow[Any]:
+    """A pass marker stands there: run beside whoever else does, and store if this result can be stored.
+
+    Who can't either renews a marker that has passed half of its life, so that no caller ever waits for it to end.
+    """
+    began, notes = env.monotonic(), Notes()
+    value = yield Compute(job.compute, Filling(env.flights, job.key, began + job.recipe.lease_s, notes))
+    seconds = env.monotonic() - began
+    result = _packed(job, env, value, notes, None)
+    reason = result.reason
+    if not reason and result.packed is not None:
+        reason = yield from store(job, env, lease, result.packed, result.lifetime_s, seconds)
+    if reason and reason not in _SETTLED and age_ms + seconds * 1000.0 > lifetime_ms / 2:
+        yield from pass_on(job, env, lease, seconds)
+    env.filled(job, seconds, reason)
+    return value
+
+
+def refresh(job: Job, env: Env) -> Flow[Any]:
+    """Run now, whatever is stored, and store the result under the CAS number that stood there before the run."""
+    try:
+        replies: Replies = yield read(job, env)
+    except ServerError as error:
+        env.trouble(job, error)
+        return (yield from run_bare(job, env))
+    reply, generations = replies.replies[0], numbers(replies.replies[1:])
+    if not reply.cas or generations is None:
+        if reply.won and reply.cas:
+            yield from give_back(job, env, reply.cas)
+        return (yield from run_bare(job, env))
+    judgement = job.recipe.judge(reply, generations, job.key, env.now())
+    known = judgement.header is not None and judgement.verdict not in (Verdict.VOID, Verdict.AHEAD, Verdict.PASS)
+    standing = Standing(reply, judgement, env.monotonic(), rescue=False) if known else None
+    return (yield from fill(job, env, Lease(reply.cas, replies.sent_at, generations, ours=reply.won), standing))

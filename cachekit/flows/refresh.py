@@ -1,0 +1,117 @@
+"""A stored value that is due: who won the claim refreshes it, here, in the background, or in the background after a
+while.
+"""
+
+# Annotations are not postponed here, as in the other flows.
+
+from collections.abc import Callable
+from typing import Any
+
+from cachekit.env import Env, Job
+from cachekit.errors import ServerError
+from cachekit.flights import Flight
+from cachekit.flows.alone import join, outcome_of
+from cachekit.flows.fill import fill
+from cachekit.flows.lease import Lease, Standing, give_back, opened, read
+from cachekit.ops import Flow, Replies, Spawn
+from cachekit.policy import Verdict
+from cachekit.recipe import numbers
+
+_STANDING = frozenset({Verdict.FRESH, Verdict.WON, Verdict.CLAIMED, Verdict.DUE})
+"""What a claimed value may be found to be when it is looked at again: it is claimed, or its claim was given back."""
+
+
+def renew(job: Job, env: Env, lease: Lease, standing: Standing, missed: Callable[[str], None]) -> Flow[Any]:
+    """Refresh the ``standing`` value under the claim on it; returns the new value, or the old one where that may be
+    served and the new one takes too long. ``missed`` is told why where the caller is not served what is stored.
+    """
+    terms = job.recipe.terms
+    if terms.background and standing.judgement.servable():
+        old = opened(job, standing)
+        if old is not None and (yield Spawn(_behind(job, env, lease))):
+            env.hit(job, standing.judgement.header, stale=standing.is_stale())
+            return old[0]
+    elif terms.soft_timeout_s is not None and standing.rescues(env.monotonic()):
+        old = opened(job, standing)
+        if old is not None:
+            return (yield from _renew_within(terms.soft_timeout_s, old, job, env, lease, standing, missed))
+    return (yield from _renew_here(job, env, lease, standing, missed))
+
+
+def _why(standing: Standing) -> str:
+    header = standing.judgement.header
+    if standing.reply.stale:
+        return "expired by hand"
+    return "early" if header is not None and standing.judgement.age_ms < header.ttl_ms else "expired"
+
+
+def _renew_here(
+    job: Job,
+    env: Env,
+    lease: Lease,
+    standing: Standing,
+    missed: Callable[[str], None],
+    flight: Flight | None = None,
+) -> Flow[Any]:
+    """The caller runs the function himself; whether that was a miss shows at the end."""
+    rescued: list[bool] = []
+    try:
+        return (yield from fill(job, env, lease, standing, flight, rescued))
+    finally:
+        if rescued:
+            env.hit(job, standing.judgement.header, stale=standing.is_stale())
+        else:
+            missed(_why(standing))
+
+
+def _renew_within(
+    timeout_s: float,
+    old: tuple[Any],
+    job: Job,
+    env: Env,
+    lease: Lease,
+    standing: Standing,
+    missed: Callable[[str], None],
+) -> Flow[Any]:
+    """Wait so long for the new value, then serve the old one and let the run go on."""
+    flight, pilot = env.flights.board(job.key, lease.cas, lease.generations)
+    if pilot:
+        flight.join().hand_over()
+        if not (yield Spawn(_behind(job, env, lease, flight))):
+            return (yield from _renew_here(job, env, lease, standing, missed, flight))
+    landed = yield from join(env, flight, timeout_s)
+    if landed and (flight.landed or flight.error is not None):
+        missed(_why(standing))
+        return (yield from outcome_of(job, env, flight))
+    env.hit(job, standing.judgement.header, stale=standing.is_stale())
+    return old[0]
+
+
+def _behind(job: Job, env: Env, lease: Lease, flight: Flight | None = None) -> Flow[Any]:
+    """The run in the background. It has connections of its own, younger than the claim perhaps, and a lease holds only
+    on a connection that is older; so the run looks for itself at what it is to replace, and takes the CAS from there.
+
+    ``flight``: one that was boarded for this run, and that others wait for.
+    """
+    try:
+        replies: Replies = yield read(job, env)
+    except BaseException as error:
+        if flight is not None:
+            env.flights.crash(job.key, lease.cas, None, flight)
+        if not isinstance(error, ServerError):
+            raise
+        return env.trouble(job, error)
+    reply, generations = replies.replies[0], numbers(replies.replies[1:])
+    mine = Lease(reply.cas or 0, replies.sent_at, generations or ())
+    if reply.cas == lease.cas and generations is not None:
+        judgement = job.recipe.judge(reply, generations, job.key, env.now())
+        if judgement.verdict in _STANDING:
+            return (yield from fill(job, env, mine, Standing(reply, judgement, env.monotonic()), flight))
+    # Invalidated, or refreshed by somebody who took over. Who waits here competes again.
+    if flight is not None:
+        env.flights.crash(job.key, lease.cas, None, flight)
+    if reply.won and generations is not None:
+        return (yield from fill(job, env, mine))
+    if reply.won:
+        yield from give_back(job, env, mine.cas)
+    return None

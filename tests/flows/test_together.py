@@ -1,0 +1,208 @@
+"""Flows that are driven together: what they ask goes out in common windows, in the order that is promised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachekit.errors import DeadlineExceeded, ServerError
+from cachekit.flights import Flight
+from cachekit.flows.frames import Filling, Notes
+from cachekit.flows.together import SharedEnv, Together
+from cachekit.ops import Compute, Exchange, Flow, Gather, Join, Sleep, Spawn
+from flows.world import World
+
+
+def setting() -> tuple[World, SharedEnv]:
+    """A world of two servers, and its surroundings as they are shared."""
+    world = World()
+    return world, SharedEnv(world.env, world.recipe)
+
+
+def drive(world: World, env: SharedEnv, *flows: Flow[Any]) -> Any:
+    """What the flows return; each result of a run is its position."""
+    return world.run(Together(flows, range(len(flows)), env, lambda positions: positions).values())
+
+
+def ask(env: SharedEnv, server: int, *, since: float | None = None, retry: bool = False) -> Exchange:
+    """A read of something that is not there."""
+    return Exchange(server, b"mg nothing O%d v\r\n" % env.token, 1, env.token, retry, since)
+
+
+def compute(world: World, env: SharedEnv, key: bytes = b"k") -> Compute:
+    """A run in a frame of its own."""
+    return Compute(lambda: None, Filling(env.flights, key, world.clock.monotonic + 10.0, Notes()))
+
+
+def test_what_flows_want_is_done_in_the_order_that_is_promised() -> None:
+    """Exchanges, then background tasks, then one run; whoever waits waits last, whatever came first."""
+    world, env = setting()
+
+    def sleeper() -> Flow[str]:
+        yield Sleep(1.0)
+        return "slept"
+
+    def runner() -> Flow[Any]:
+        value = yield compute(world, env)
+        yield ask(env, 0)
+        return value
+
+    def spawner() -> Flow[Any]:
+        return (yield Spawn(sleeper()))
+
+    def asker() -> Flow[Any]:
+        yield ask(env, 0)
+        yield ask(env, 1)
+        return (yield compute(world, env))
+
+    assert drive(world, env, sleeper(), runner(), spawner(), asker()) == ["slept", 1, True, 3]
+    assert world.log == ["Exchange", "Exchange", "Spawn", "Compute", "Exchange", "Sleep"]
+
+
+def test_nothing_wants_nothing() -> None:
+    """No flows, no ops."""
+    world, env = setting()
+    assert drive(world, env) == []
+    assert world.log == []
+
+
+def test_only_what_may_go_together_does() -> None:
+    """Not what spends leases of another age, and not what may be sent again with what may not."""
+    world, env = setting()
+
+    def asker(exchange: Exchange) -> Flow[str]:
+        replies = yield exchange
+        return str(replies.replies[0].code)
+
+    wanted = [ask(env, 0), ask(env, 0, since=5.0), ask(env, 0), ask(env, 0, retry=True), ask(env, 0, since=6.0)]
+    assert drive(world, env, *map(asker, wanted)) == ["EN"] * 5
+    assert [(op.expected, op.held_since, op.retry) for op in world.exchanges] == [
+        (2, None, False),
+        (1, 5.0, False),
+        (1, None, True),
+        (1, 6.0, False),
+    ]
+
+
+def test_a_failed_exchange_is_thrown_into_the_flows_that_it_concerns() -> None:
+    """And into no others; each may go on after it."""
+    world, env = setting()
+    world.trouble = lambda op: DeadlineExceeded("slow") if op.server == 1 else None
+
+    def asker(server: int) -> Flow[str]:
+        try:
+            yield ask(env, server)
+        except ServerError:
+            return "failed"
+        return "answered"
+
+    assert drive(world, env, asker(0), asker(1), asker(0), asker(1)) == ["answered", "failed", "answered", "failed"]
+
+
+def test_the_first_exception_is_raised_when_all_have_ended() -> None:
+    """First by position: the others finish what they have to say to the servers."""
+    world, env = setting()
+    ended: list[int] = []
+
+    def failing(number: int) -> Flow[None]:
+        yield ask(env, number % 2)
+        yield ask(env, number % 2)
+        ended.append(number)
+        raise LookupError(number)
+
+    with pytest.raises(LookupError, match="0"):
+        drive(world, env, failing(0), failing(1))
+    assert ended == [0, 1]
+
+
+def test_a_cycle_of_waits_ends_at_once() -> None:
+    """The shell says so by None, and that flow goes on."""
+    world, env = setting()
+    world.on_join = lambda _: None
+
+    def joiner() -> Flow[Any]:
+        return (yield Join(Flight(), 5.0))
+
+    assert drive(world, env, joiner(), joiner()) == [None, None]
+
+
+def test_a_landing_wakes_those_whose_flights_have_landed() -> None:
+    """The others wait on, each for what is left of his own time."""
+    world, env = setting()
+    flights = [Flight() for _ in range(4)]
+    landed = {id(flights[0]), id(flights[1])}
+    waits: list[float] = []
+
+    def join(op: Join) -> bool:
+        waits.append(op.timeout_s)
+        if id(op.flight) in landed:
+            world.clock.pass_by(1.0 if op.timeout_s else 0.0)
+            return True
+        return False
+
+    world.on_join = join
+
+    def joiner(flight: Flight, seconds: float) -> Flow[Any]:
+        return (yield Join(flight, seconds))
+
+    flows = [joiner(flight, seconds) for flight, seconds in zip(flights, (9.0, 9.0, 3.0, 4.0), strict=True)]
+    assert drive(world, env, *flows) == [True, True, False, False]
+    assert waits[0] == 3.0, "not beyond the shortest"
+    assert world.clock.monotonic == 1004.0
+
+
+@pytest.mark.parametrize("op", [Exchange, Gather, Compute, Spawn, Sleep, Join])
+def test_an_interrupt_reaches_every_flow_and_they_may_still_clean_up(op: type) -> None:
+    """By words to the servers alone: nobody runs or waits after it."""
+    world, env = setting()
+    ops: dict[type, Any] = {
+        Exchange: ask(env, 0),
+        Compute: compute(world, env),
+        Spawn: Spawn(None),
+        Sleep: Sleep(1.0),
+        Join: Join(Flight(), 1.0),
+    }
+    cleaned: list[int] = []
+
+    def flow(number: int, wants: Any) -> Flow[None]:
+        try:
+            yield wants
+        except KeyboardInterrupt:
+            yield ask(env, number % 2)
+            cleaned.append(number)
+            yield Sleep(1.0)
+            raise
+
+    perform, waiting = world.perform, [op]
+
+    def interrupt(op: Any) -> Any:
+        if type(op) in waiting:
+            waiting.clear()
+            raise KeyboardInterrupt
+        return perform(op)
+
+    world.perform = interrupt  # type: ignore[method-assign]
+    first = ops.get(op, ask(env, 0))
+    flows = [flow(0, first), flow(1, ask(env, 1) if op is Gather else first), flow(2, Sleep(9.0))]
+    with pytest.raises(KeyboardInterrupt):
+        drive(world, env, *flows)
+    assert sorted(cleaned) == [0, 1, 2]
+    assert "Sleep" not in world.log
+
+
+def test_closed_together_they_are_closed_each() -> None:
+    """And nothing more is asked."""
+    _, env = setting()
+    closed: list[int] = []
+
+    def flow(number: int) -> Flow[None]:
+        try:
+            yield ask(env, number % 2)
+        finally:
+            closed.append(number)
+
+    together = Together([flow(0), flow(1)], [0, 1], env, list).values()
+    next(together)
+    together.close()
+    assert closed == [0, 1]
