@@ -2,7 +2,7 @@
 
 ::
 
-    one window of reads     what is plainly fresh is served; nothing else of it goes on alone
+    one window of reads     what is plainly fresh is served
     the others, together    each by ``call`` or ``fill``, as a single call would go; see ``together``
         windows             claims on what is due, leases on what is void
         one run             of the loader, for all that this caller is to load, under a lease each or under none

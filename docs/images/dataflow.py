@@ -76,7 +76,7 @@ def going() -> None:
     arrow((170, 332), (170, 366), colour=HIT)
     step(20, 370, "3", "ring", "ring.py", ["table[crc32(key) & mask]: one look-up", "says which server holds the key"])
     arrow((170, 462), (170, 496), colour=HIT)
-    step(20, 500, "4", "ask", "sync/reader.py", ["one write: mg <key> c f t v N30 O7", "and mg <generation> c N0 O7"])
+    step(20, 500, "4", "ask", "sync/reader.py", ["one write: mg <key> c f t v N300 O7", "and mg <generation> c N0 O7"])
 
 
 def coming() -> None:
@@ -122,12 +122,12 @@ def cold() -> None:
     text(664, 404, "else", size=13, colour=COLD)
     box(720, 110, 260, 482, COLD, dash="7 5")
     text(736, 138, "anything else", size=15, font_weight="bold")
-    text(964, 138, "flows.py", size=13, colour=GREY, mono=True, text_anchor="end")
+    text(964, 138, "flows/", size=13, colour=GREY, mono=True, text_anchor="end")
     text(736, 162, "policy.judge gives a verdict:", size=13)
     verdicts = [
         ("absent, and ours to fill", "run the function; store under the", "CAS number of the lease"),
         ("being filled by another", "wait; take over when that takes", "longer than a lease"),
-        ("expired, invalidated, garbage", "delete exactly that CAS number,", "ask again: one reader gets the lease"),
+        ("expired, or due early", "claim it: one reader refreshes, the", "others are served, or wait"),
         ("no answer, server down", "run the function, store nothing;", "counted, and the hooks hear of it"),
     ]
     for at, (verdict, first, second) in enumerate(verdicts):
@@ -141,7 +141,7 @@ def cold() -> None:
     arrow((850, 110), (850, 43), (664, 43), colour=COLD, dash="7 5")
     arrow((850, 592), (850, 718), (664, 718), colour=COLD, dash="7 5")
     text(862, 640, "ms <key> …", size=13, colour=COLD, mono=True)
-    text(862, 660, "C<cas> F… T301", size=13, colour=COLD, mono=True)
+    text(862, 660, "C<cas> F… T311", size=13, colour=COLD, mono=True)
     text(700, 742, "store under the lease, or give it back", size=13, colour=COLD)
 
 
