@@ -103,8 +103,8 @@ def row(told: Sequence[Told], setting: Setting) -> tuple[str, ...]:
         between += [after - before for before, after in itertools.pairwise(each_key)]
     low, median, high = quantiles(rates, n=4)
     calls, waited = sum(each.calls for each in told), sum(each.waited for each in told)
-    # Runs that began while another was under way are no refresh of their own.
-    real = [gap - setting.function_s for gap in between if gap > setting.function_s] or [0.0]
+    # Runs that began soon after another are no refresh of what that one made, but beside it.
+    real = [gap - setting.function_s for gap in between if gap > setting.ttl_s / 2] or [0.0]
     return (
         f"{median:.2f}",
         f"{low:.2f}–{high:.2f}",

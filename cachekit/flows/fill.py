@@ -77,9 +77,11 @@ def fill(
         return value if notes.kept is None else notes.kept[0]
     packed: tuple[int, bytes] | None = None
     try:
-        result = _packed(job, env, value, notes, standing)
-        packed = result.packed
-        reason = yield from _settle(job, env, lease, result, seconds)
+        packed, lifetime_s, reason = _packed(job, env, value, notes, standing)
+        if packed is not None and not reason:
+            reason = yield from store(job, env, lease, packed, lifetime_s, seconds)
+        if reason not in _SETTLED:
+            yield from _not_stored(job, env, lease, reason, seconds)
     finally:
         if pilot:
             flights.land(job.key, lease.cas, packed, flight)
@@ -89,27 +91,24 @@ def fill(
 
 def _packed(job: Job, env: Env, value: Any, notes: Notes, standing: Standing | None) -> Packed:
     """The result as it is to be stored, by what the function returned and by what it said."""
-    result = job.recipe.pack(value if notes.kept is None else notes.kept[0], env.now, env.random, notes.ttl)
-    if notes.kept is not None and standing is not None and result.packed is not None:
-        result = result._replace(packed=job.recipe.payload(standing.reply, standing.judgement))
+    if notes.kept is None:
+        result = job.recipe.pack(value, env.now, env.random, notes.ttl)
+    else:
+        result = job.recipe.pack(notes.kept[0], env.now, env.random, notes.ttl)
+        if standing is not None and result.packed is not None:
+            result = result._replace(packed=job.recipe.payload(standing.reply, standing.judgement))
     if not notes.store and not result.reason:
         return result._replace(reason="do_not_store")
     return result
 
 
-def _settle(job: Job, env: Env, lease: Lease, result: Packed, seconds: float) -> Flow[str]:
-    """Store the result, or say to the next readers that it can't be; returns the reason, "" where it was stored."""
-    reason = result.reason
-    if not reason and result.packed is not None:
-        reason = yield from store(job, env, lease, result.packed, result.lifetime_s, seconds)
-    if reason in _SETTLED:
-        return reason
+def _not_stored(job: Job, env: Env, lease: Lease, reason: str, seconds: float) -> Flow[None]:
+    """Let the next readers know that the result can't be stored; where nothing can be said, let one of them run."""
     if not job.recipe.enveloped or reason == "lost":
         yield from give_back(job, env, lease.cas)
     else:
         # A server that refuses a value drops what stood there, and its CAS number with it.
         yield from pass_on(job, env, lease._replace(cas=0) if reason.startswith("refused") else lease, seconds)
-    return reason
 
 
 def pass_on(job: Job, env: Env, lease: Lease, seconds: float) -> Flow[None]:
@@ -157,7 +156,11 @@ def _ended_by(
 def _answered(error: Exception, job: Job, env: Env, lease: Lease, flight: Flight | None, seconds: float) -> Flow[None]:
     """The function raised one of those failures that are answers: it is cached, and raised."""
     try:
-        reason = yield from _settle(job, env, lease, job.recipe.pack_failure(error), seconds)
+        packed, lifetime_s, reason = job.recipe.pack_failure(error)
+        if packed is not None and not reason:
+            reason = yield from store(job, env, lease, packed, lifetime_s, seconds)
+        if reason not in _SETTLED:
+            yield from _not_stored(job, env, lease, reason, seconds)
     finally:
         if flight is not None:
             env.flights.crash(job.key, lease.cas, error, flight)
