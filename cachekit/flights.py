@@ -49,9 +49,10 @@ class Flight:
         """Another thread will fly it: whoever boarded it may wait for it."""
         self.pilot = 0
 
-    def flown_here(self) -> None:
+    def fly(self) -> Flight:
         """The current thread is its pilot now, whoever boarded it."""
         self.pilot = threading.get_ident()
+        return self
 
     def end(self) -> None:
         """Let the waiters go on, one after the other. Once."""

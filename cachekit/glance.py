@@ -43,10 +43,9 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
 
     Only for enveloped entries with at most one generation, whose read was ``recipe.read``.
     """
-    tally, unpack_head, now, on_hit = recipe.tally, HEAD.unpack_from, env.now, env.hooks.on_hit
+    tally, unpack_head, now, draw, on_hit = recipe.tally, HEAD.unpack_from, env.now, env.draw, env.hooks.on_hit
     grouped, head_size, decoders = len(recipe.generations) == 1, HEAD.size, _Decoders(recipe)
     behind, beta, sliding = _Behind(), recipe.terms.beta, recipe.terms.sliding
-    draw = env.draw
     # From this share of its ttl on an entry needs a closer look.
     closer = 0.1 if sliding else 1.0 - EARLIEST if beta else 1.0
 

@@ -47,13 +47,9 @@ def fill(
     ``standing``: the value that the result is to replace. ``flight``: one that was boarded for this run before.
     ``rescued``: told when the run failed and what is returned is the old value.
     """
-    flights, pilot = env.flights, True
-    if flight is None:
-        # Another thread may pilot a flight under the same CAS (a refresh beside a fill): its waiters are then his.
-        flight, pilot = flights.board(job.key, lease.cas, lease.generations)
-    else:
-        flight.flown_here()
-    notes = Notes()
+    flights, notes = env.flights, Notes()
+    # Another thread may pilot a flight under the same CAS (a refresh beside a fill): its waiters are then his.
+    flight, pilot = (flight.fly(), True) if flight else flights.board(job.key, lease.cas, lease.generations)
     if standing is not None:
         notes.look = partial(opened, job, standing)
     began = env.monotonic()

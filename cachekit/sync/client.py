@@ -21,7 +21,6 @@ from cachekit.errors import (
     CacheError,
     ConfigurationError,
     DecodeError,
-    ProtocolError,
     Refused,
     RequestError,
     ServerError,
@@ -36,7 +35,8 @@ from cachekit.meta import Reply
 from cachekit.policy import DEFAULTS, UNSET
 from cachekit.recipe import Recipe
 from cachekit.sync import bulk
-from cachekit.sync.connection import Request, is_size
+from cachekit.sync.classic import one_line, one_value
+from cachekit.sync.connection import Request
 from cachekit.sync.drive import run
 from cachekit.sync.fleet import AnyConnection, Fleet
 from cachekit.tally import Tally
@@ -91,7 +91,7 @@ class Verbs:
         fleet = self._fleet
         index = fleet.ring.table[crc32(wire) & fleet.ring.mask]
         try:
-            stored = self._ask(index, b"get %b\r\n" % wire, _one_value, wire)
+            stored = self._ask(index, b"get %b\r\n" % wire, one_value, wire)
             found = MISS if stored is None else self._unpack(*stored, wire)
         except CacheError as error:
             return self._trouble(index, error, default)
@@ -198,7 +198,7 @@ class Verbs:
             return self.delete(key)
         index = self._fleet.ring.index(wire)
         try:
-            line = self._ask(index, b"touch %b %d\r\n" % (wire, until), _one_line, wire)
+            line = self._ask(index, b"touch %b %d\r\n" % (wire, until), one_line, wire)
         except ServerError as error:
             return self._trouble(index, error, False)
         return line == b"TOUCHED"
@@ -407,41 +407,6 @@ class Verbs:
         if self._raises:
             raise error
         return outcome
-
-
-def _one_value(connection: AnyConnection, data: bytes, wire: bytes) -> tuple[int, bytes] | None:
-    """Client flags and payload in the answer to a ``get`` of one key; None: nothing is stored."""
-    if data == b"END\r\n":
-        return None
-    line_end = data.find(b"\r\n")
-    if line_end > 0:
-        words = data[:line_end].split(b" ")
-        if len(words) == 4 and words[0] == b"VALUE" and words[1] == wire and words[2].isdigit() and is_size(words[3]):
-            start = line_end + 2
-            end = start + int(words[3])
-            if len(data) < end + 7:
-                payload, behind = connection.finish_value(data, start, end, 7)
-            else:
-                payload, behind = data[start:end], data[end:]
-            if behind == b"\r\nEND\r\n":
-                return int(words[2]), payload
-    elif len(data) < 300:
-        found = _one_value(connection, connection.receive_more(data), wire)
-        connection.rearm()
-        return found
-    connection.close()
-    raise ProtocolError(f"the answer is not that to a get of this key: {data[:60]!r}", server=connection.name)
-
-
-def _one_line(connection: AnyConnection, data: bytes, wire: bytes) -> bytes:
-    """The one line of the answer to a touch, without its end."""
-    while not data.endswith(b"\r\n"):
-        data = connection.receive_more(data)
-    connection.rearm()
-    if data not in (b"TOUCHED\r\n", b"NOT_FOUND\r\n"):
-        connection.close()
-        raise ProtocolError(f"the answer is not that to a touch: {data[:60]!r}", server=connection.name)
-    return data[:-2]
 
 
 def _listed(keys: Iterable[str]) -> list[str]:
