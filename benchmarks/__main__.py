@@ -1,7 +1,7 @@
 """`python -m benchmarks [names…] [--quick] [--full] [--write]`: every figure, or those named, as Markdown.
 
 A name is a module (`speed_direct`) or a figure (`P4`). The report goes to stdout, and with `--write` to
-docs/benchmarks.md as well.
+docs/benchmarks.md as well, where the figures that were not run stay as they are.
 """
 
 from __future__ import annotations
@@ -70,18 +70,30 @@ SCRIPTS: Mapping[str, Script] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parsed(arguments)
     logging.getLogger().addHandler(logging.NullHandler())  # a peer's complaints are counted, not printed
-    parts = [report.head(load()[1], options.quick)]
-    print(parts[0], flush=True)
+    head = report.head(load()[1], options.quick)
+    print(head, flush=True)
+    measured: dict[str, list[str]] = {}
     for name in chosen(options.names):
         start = time.monotonic()
         for part in run(name, quick=options.quick, full=options.full):
-            parts.append(part)
+            measured.setdefault(name, []).append(part)
             print(part, flush=True)
         print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
     if options.write:
         PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text("\n".join(parts))
+        PAGE.write_text("\n".join([head, *sections_of(PAGE.read_text() if PAGE.exists() else "", measured)]))
     return 0
+
+
+def sections_of(page: str, measured: Mapping[str, list[str]]) -> list[str]:
+    """The report's sections in its order: those that were measured now, and the others as they stand in ``page``."""
+    standing: dict[str, list[str]] = {}
+    for section in page.split("\n### ")[1:]:
+        standing.setdefault(section.partition(":")[0], []).append(f"### {section.rstrip()}\n")
+    found: list[str] = []
+    for name, figures in FIGURES.items():
+        found += measured[name] if name in measured else [each for one in figures for each in standing.get(one, [])]
+    return found
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -91,9 +103,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "names", nargs="*", help=f"modules or figures; all of them when none is named: {', '.join(FIGURES)}"
     )
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: at most two minutes or so for everything")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: about six minutes for everything")
     parser.add_argument("--full", action="store_true", help="a million interrupted operations in R1")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md as well")
+    parser.add_argument(
+        "--write", action="store_true", help="write docs/benchmarks.md as well; what is not run stays as it is there"
+    )
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if not chosen([name])]
     if unknown:

@@ -290,6 +290,6 @@ def test_who_flies_a_flight_that_another_boarded_is_its_pilot() -> None:
     flight, _ = flights.board(KEY, 7)
     boarded_by = flight.pilot
     assert boarded_by == threading.get_ident()
-    crew = Crew(1, lambda _: (flight.fly(), threading.get_ident()))
-    assert crew.join() == [(None, flight.pilot)]
+    crew = Crew(1, lambda _: (flight.fly() is flight, threading.get_ident()))
+    assert crew.join() == [(True, flight.pilot)]
     assert flight.pilot != boarded_by
