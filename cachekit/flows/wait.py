@@ -80,7 +80,7 @@ class Patience:
         """
         header = standing.judgement.header
         delta_s = header.delta_us / 1e6 if header is not None else self.job.recipe.delta_s
-        pause = min(0.05, max(0.001, waited / 40))
+        pause = min(0.05, max(0.001, waited / 50))
         if delta_s:
             pause = min(pause, max(0.002, abs(delta_s - waited) / 8))
         return pause * (0.5 + self.env.random())
