@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.memcached import Memcached, free_port, start_memcached
 
-from cachekit import Cache
+from cachekit import Cache, Policy, current
 from cachekit.cli import chart, crowd, demo, main
 from cachekit.codecs import Header, seal
 from cachekit.codecs.flags import TEXT, client_flags
@@ -27,7 +27,7 @@ from cachekit.codecs.flags import TEXT, client_flags
 Servers = tuple[Memcached, Memcached, Memcached]
 
 APP = """
-from cachekit import Cache
+from cachekit import Cache, Policy, current
 
 cache = Cache({url!r}, prefix="shop")
 
@@ -328,6 +328,52 @@ class TestGet:
         assert fact(shown, "state").startswith("expired")
         assert (fact(shown, "value"), fact(shown, "ttl"), fact(shown, "computed in")) == ("'old news'", "9 s", "1.5 ms")
         assert re.match("1[0-9](\\.[0-9])? s$", fact(shown, "age"))
+
+    @pytest.mark.parametrize(
+        ("times", "state", "code"),
+        [
+            ({"stale_ms": 60_000}, "stale", 0),
+            ({"stale_if_error_ms": 60_000}, "expired: served only where its function fails", 1),
+            ({"stale_if_error_ms": 60_000, "retry_ms": 50_000}, "throttled", 0),
+            ({"retry_ms": 50_000}, "expired: the next", 1),
+        ],
+    )
+    def test_past_its_ttl(
+        self, cachekit: Callable[..., Outcome], fresh_server: Memcached, times: dict[str, int], state: str, code: int
+    ) -> None:
+        """What may still be served says so, and to whom."""
+        key = b"shop:report:" + b"0123456789abcdefghijklmn"
+        header = Header(key[-16:], int(time.time() * 1000) - 10_000, ttl_ms=9_000, **times)  # type: ignore[arg-type]
+        data = seal(header, b"old news")
+        fresh_server.ask(b"ms %b %d F%d\r\n%b\r\n" % (key, len(data), client_flags(TEXT, enveloped=True), data))
+        shown = cachekit("get", key.decode(), "--servers", url_of(fresh_server))
+        assert fact(shown, "state").startswith(state)
+        assert shown.code == code
+
+    def test_notes(self, cachekit: Callable[..., Outcome], fresh_server: Memcached) -> None:
+        """What is stored in place of a value is told in words."""
+        url = url_of(fresh_server)
+        with Cache(url) as cache:
+
+            @cache(policy=Policy(errors=(LookupError,)))
+            def find(n: int) -> int:
+                if n:
+                    current().do_not_store()
+                    return n
+                raise LookupError
+
+            @cache.batch
+            def load(ids: list[int]) -> dict[int, int]:
+                return {}
+
+            find(1)
+            load([1])
+            with pytest.raises(LookupError):
+                find(0)
+            for key, state in ((find.key(1), "pass"), (find.key(0), "failure"), (load.key(1), "absent: the loader")):
+                shown = cachekit("get", key, "--servers", url)
+                assert fact(shown, "state").startswith(state)
+                assert shown.code == 1
 
     def test_another_keys_entry(self, cachekit: Callable[..., Outcome], fresh_server: Memcached) -> None:
         """An entry under a key that is not its own, or with a broken header, is garbage and never shown as a value."""

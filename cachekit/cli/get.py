@@ -16,8 +16,9 @@ from cachekit.cli import chart
 from cachekit.cli.command import Command
 from cachekit.cli.where import add_servers, target
 from cachekit.codecs import FOREVER, Header, Packer, Registry, open_envelope, resolve
-from cachekit.codecs.flags import FOREIGN, describe, is_enveloped
+from cachekit.codecs.flags import FOREIGN, NOTE, describe, format_of, is_enveloped
 from cachekit.codecs.json import JsonCodec
+from cachekit.codecs.note import ABSENT, ERROR, PASS
 from cachekit.errors import DecodeError, ServerError
 from cachekit.hooks import Hooks
 from cachekit.keys import wire_key
@@ -118,15 +119,40 @@ def judge(stored: Stored, key: bytes, now_s: float) -> Sight:
             header, at = open_envelope(data)
             if header.fingerprint != key[-16:]:
                 return Sight("garbage: its header belongs to another key", served=False)
+        if format_of(flags) == NOTE:
+            return _note(data[at:], header)
         packer = Packer(resolve(None, registry=Registry()), readers=[JsonCodec()])
         value = pformat(packer.unpack(flags, data[at:]), width=_VALUE_WIDTH, compact=True, sort_dicts=False)
     except DecodeError as error:
         value = f"not readable here: {error}"
     if header is None:
         return Sight("stored, not by a cached function", served=True, value=value)
-    if header.ttl_ms != FOREVER and age_ms(header, expires_s, now_s) >= header.ttl_ms:
-        return Sight("expired: the next reader computes it anew", served=False, value=value, header=header)
-    return Sight("fresh, unless its function was invalidated since", served=True, value=value, header=header)
+    state, served = _freshness(header, age_ms(header, expires_s, now_s))
+    return Sight(state, served, value, header)
+
+
+def _freshness(header: Header, age: float) -> tuple[str, bool]:
+    """The state of an entry ``age`` ms old, and whether a reader would be served it."""
+    stale_until = header.ttl_ms + header.stale_ms
+    if age < header.ttl_ms:
+        return "fresh, unless its function was invalidated since", True
+    if age < header.retry_ms and age < stale_until + header.stale_if_error_ms:
+        return "throttled: a refresh has failed, and for now everybody is served this value", True
+    if age < stale_until:
+        return "stale: one reader refreshes it, the others are served this value", True
+    if age < stale_until + header.stale_if_error_ms:
+        return "expired: served only where its function fails", False
+    return "expired: the next reader computes it anew", False
+
+
+def _note(payload: bytes, header: Header | None) -> Sight:
+    """What stands there instead of a value."""
+    said = {
+        PASS: "pass: the last result could not be stored, so every caller runs the function",
+        ABSENT: "absent: the loader knows nothing of this id",
+        ERROR: "failure: the function's exception is stored, and raised again",
+    }
+    return Sight(said.get(payload[:1], "a note that this version does not know"), served=False, header=header)
 
 
 def _describe(stored: Stored, sight: Sight, now_s: float) -> list[tuple[str, str]]:
