@@ -20,11 +20,11 @@ from cachekit.flows.together import ComputeAll
 from cachekit.function import CachedFunction, Explanation
 from cachekit.meta import md
 from cachekit.ops import Flow
-from cachekit.policy import LIBRARY, UNSET, Unset
+from cachekit.policy import LIBRARY
 from cachekit.recipe import Recipe
 from cachekit.sync.drive import run
 from cachekit.tally import Info
-from cachekit.types import Key
+from cachekit.types import UNSET, Key, Unset
 
 if TYPE_CHECKING:
     from cachekit.cache import Cache
@@ -94,7 +94,8 @@ class BatchFunction(Generic[K, V, P]):
     Ids may be anything that can be keyed and hashed. Ids that are equal but of different types, such as 1 and True, are
     different entries, and a dict can't hold both: a call with both raises ``TypeError``.
 
-    Raises what the loader raises, ``TypeError`` where that returns no mapping, and ``UnkeyableError``.
+    Raises what the loader raises, ``TypeError`` where that returns no mapping and for ids that can't be hashed, and
+    ``UnkeyableError``.
     """
 
     def __init__(self, one: _OneId, binds: _Binds, owner: tuple[Any, ...] = ()) -> None:

@@ -25,12 +25,13 @@ from cachekit.frozen import Frozen
 from cachekit.function import CachedClassMethod, CachedFunction, CachedStaticMethod, TakesClass
 from cachekit.hooks import Hooks
 from cachekit.keys import check_prefix, wire_key
-from cachekit.policy import DEFAULTS, Policy, Unset, terms_of
+from cachekit.policy import DEFAULTS, Policy, terms_of
 from cachekit.recipe import Recipe
 from cachekit.servers import Options, Server, Target
 from cachekit.sync.client import Verbs
 from cachekit.sync.fleet import Fleet
 from cachekit.tally import Info, Tally, total
+from cachekit.types import Unset
 
 if TYPE_CHECKING:
     from cachekit.batch import BatchDecorator, BatchFunction, BatchMethod
@@ -183,7 +184,7 @@ class Cache(Verbs):
         Args:
             ttl: how long a result is fresh, 300 s by default; see ``Policy``.
             stale: how long after that it may still be served while one caller refreshes it, 0 by default.
-            refresh: ``"inline"``: that caller runs the function himself; ``"background"``: a thread of a pool does.
+            refresh: ``"inline"``, the default: that caller runs the function himself; ``"background"``: a thread.
             key: what tells two calls apart instead of all arguments: a template ``"user:{user_id}"`` or a callable of
                 the arguments.
             ignore: names of arguments that make no difference.
@@ -233,6 +234,9 @@ class Cache(Verbs):
         The options are those of ``@cache``, each about one id; ``absent_ttl``: how long it is remembered that an id,
         left out of the mapping, does not exist; the ttl by default, 300 s where that is a function of the value.
 
+        Raises ``ConfigurationError`` for options that can't mean anything, a policy's ``errors`` among them, and for a
+        loader without a parameter for the ids.
+
         >>> from cachekit import Cache
         >>> cache = Cache("memory:")
         >>> @cache.batch(ttl="5m")
@@ -253,7 +257,7 @@ class Cache(Verbs):
 
     def _recipe(self, function: Callable[..., Any], keys: KeyMaker, policy: Policy) -> Recipe:
         """How the entries of ``function`` are kept, now that the cache is configured."""
-        chosen = policy.over(self._policy).over(DEFAULTS)
+        chosen: Any = policy.over(self._policy).over(DEFAULTS)
         recipe = Recipe(
             name=keys.name,
             packer=Packer(resolve(chosen.codec, returns=returns_of(function), registry=self._registry)),
@@ -312,7 +316,9 @@ class Cache(Verbs):
         return fleet.names[fleet.ring.index(wire_key(self._prefix, key))]
 
     def close(self) -> None:
-        """Close this thread's connections and end background work. Idempotent; a later use opens connections again."""
+        """Wait up to 5 s for refreshes in the background, and close this thread's connections. Idempotent; a later use
+        opens connections again.
+        """
         fleet = self.__dict__.get("_fleet")
         if fleet is not None:
             fleet.close()
@@ -343,7 +349,7 @@ class Cache(Verbs):
             target = Target("memory", options=target.options if target is not None else Options())
         elif target is None:
             target = parse_target(os.environ.get("CACHEKIT_URL") or None)
-        chosen = self._policy.over(DEFAULTS)
+        chosen: Any = self._policy.over(DEFAULTS)
         self._packer = Packer(resolve(chosen.codec, returns=None, registry=self._registry))
         self._ttl = parse_ttl(chosen.ttl)
         self._max_value_bytes = target.options.max_value_bytes

@@ -34,7 +34,8 @@ class Current:
 
     @property
     def previous(self) -> Any:
-        """A copy of the stored value that the result will replace, although it is due; ``MISS`` where there is none.
+        """A copy of the stored value that the result will replace; ``MISS`` where there is none, and in a batch
+        loader.
 
         With it a function can ask its source whether anything has changed, say by an ETag that the value holds.
         """
@@ -73,18 +74,31 @@ class Current:
         return f"<current {self.key!r}>" if self.key is not None else "<current: not inside a cached call>"
 
 
-def current() -> Current:
-    """The innermost cached call that is being computed here, in this thread or task.
-
-    >>> from cachekit import Cache, current
-    >>> cache = Cache("memory:")
-    >>> @cache
-    ... def report(n: int) -> bool:
-    ...     if n > 99:
-    ...         current().ttl = "1h"
-    ...     return current().key == report.key(n)
-    >>> report(1), bool(current())
-    (True, False)
+class _Current:
+    """Calling it gives the innermost cached call around the current code. An object and not a function, so that who
+    forgets the parentheses in ``current.ttl = …`` is told.
     """
-    inside = FILLING.get()
-    return Current(Key(inside[-1].key.decode()), inside[-1].notes) if inside else Current(None, Notes())
+
+    __slots__ = ()
+
+    def __call__(self) -> Current:
+        """The innermost cached call that is being computed here, in this thread or task.
+
+        >>> from cachekit import Cache, current
+        >>> cache = Cache("memory:")
+        >>> @cache
+        ... def report(n: int) -> bool:
+        ...     if n > 99:
+        ...         current().ttl = "1h"
+        ...     return current().key == report.key(n)
+        >>> report(1), bool(current())
+        (True, False)
+        """
+        inside = FILLING.get()
+        return Current(Key(inside[-1].key.decode()), inside[-1].notes) if inside else Current(None, Notes())
+
+    def __repr__(self) -> str:
+        return "cachekit.current"
+
+
+current = _Current()

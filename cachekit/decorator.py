@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from cachekit.checks import contradiction
 from cachekit.errors import ConfigurationError
 from cachekit.function import CachedClassMethod, CachedFunction, CachedStaticMethod, TakesClass
-from cachekit.policy import DEFAULTS, Policy, contradiction
+from cachekit.policy import DEFAULTS, Policy
 
 if TYPE_CHECKING:
     from cachekit.cache import Cache
@@ -65,7 +66,8 @@ class Decorator:
 
         inner = function.__func__ if isinstance(function, staticmethod | classmethod) else function
         if not callable(inner):
-            raise ConfigurationError(f"@cache decorates a function, not {type(inner).__name__}")
+            hint = "" if isinstance(inner, type) else f"; options are given by name, such as ttl={inner!r:.40}"
+            raise ConfigurationError(f"@cache decorates a function, not {type(inner).__name__}{hint}")
         name = getattr(inner, "__qualname__", type(inner).__name__)
         if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
             raise ConfigurationError(f"{name} is async: this version of cachekit caches sync functions only")

@@ -213,6 +213,10 @@ class _Every(Frozen, Schedule):
     period_s: float
     offset_s: float
 
+    def __repr__(self) -> str:
+        offset = f", offset={self.offset_s:g}" if self.offset_s else ""
+        return f"every({self.period_s:g}{offset})"
+
     def seconds(self, now: float) -> float:
         left = self.period_s - (now - self.offset_s) % self.period_s
         return left if left > 0.0 else self.period_s  # a tiny negative dividend makes % answer the period itself
@@ -221,6 +225,9 @@ class _Every(Frozen, Schedule):
 class _At(Frozen, Schedule):
     times: tuple[time, ...]
     tz: tzinfo
+
+    def __repr__(self) -> str:
+        return f"at({', '.join(repr(each.isoformat()) for each in self.times)}, tz={str(self.tz)!r})"
 
     def seconds(self, now: float) -> float:
         today = datetime.fromtimestamp(now, self.tz).date()
@@ -253,6 +260,9 @@ class _Cron(Frozen, Schedule):
     expression: str
     tz: tzinfo
 
+    def __repr__(self) -> str:
+        return f"cron({self.expression!r}, tz={str(self.tz)!r})"
+
     def seconds(self, now: float) -> float:
         moments = _cronsim(self.expression, datetime.fromtimestamp(now, self.tz))
         # cronsim walks the wall clock, so during the repeated hour of autumn its first answer may lie behind us.
@@ -261,6 +271,9 @@ class _Cron(Frozen, Schedule):
 
 class _Until(Frozen, Schedule):
     when: datetime
+
+    def __repr__(self) -> str:
+        return f"until({self.when!r})"
 
     def seconds(self, now: float) -> float:
         return max(0.0, self.when.timestamp() - now)
@@ -297,16 +310,20 @@ def _span(what: str, given: object, forms: str) -> float:
         match = re.fullmatch(_SPAN, given.strip())
         parts = {unit: text for unit, text in match.groupdict().items() if text} if match else {}
         if not parts:
-            raise _refusal(what, given, "this text is no span of time (numbers need units)", forms)
+            negative = given.strip().startswith("-")
+            why = "it must not be negative" if negative else "this text is no span of time (numbers need units)"
+            raise _refusal(what, given, why, forms)
         seconds = sum(float(text) * _UNITS_S[unit] for unit, text in parts.items())
     elif isinstance(given, int | float) and not isinstance(given, bool):
         seconds = _float(given)
     else:
-        raise _refusal(what, given, f"{type(given).__name__} is no span of time", forms)
+        why = "None is no span of time, 0 means none" if given is None else f"{type(given).__name__} is no span of time"
+        raise _refusal(what, given, why, forms)
     if math.isnan(seconds) or seconds < 0.0:
         raise _refusal(what, given, "it must not be negative" if seconds < 0.0 else "it is not a number", forms)
     if seconds > SPAN_MAX_S:
-        raise _refusal(what, given, "it is longer than a timedelta can say; None means forever", forms)
+        hint = "; None means forever" if forms is _TTL_FORMS else ""
+        raise _refusal(what, given, f"it is longer than a timedelta can say{hint}", forms)
     return seconds + 0.0  # -0.0 becomes 0.0
 
 

@@ -18,7 +18,7 @@ logger = logging.getLogger("cachekit")
 
 
 class Hit(Frozen):
-    """A stored value was served. ``age_s``: its age in seconds. ``stale``: past its ttl, or due for a refresh."""
+    """A stored value was served. ``age_s``: its age in seconds. ``stale``: past its ttl, or expired by hand."""
 
     function: str
     key: str

@@ -44,28 +44,18 @@ token is the item's CAS number. A plain hit never asks.
 
 # Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
+from collections.abc import Callable
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from cachekit.codecs import Registry, resolve
+from cachekit.checks import CHECKS, contradiction, span_of
 from cachekit.codecs.envelope import Header, open_envelope
 from cachekit.codecs.note import ENVELOPED_NOTE, PASS
 from cachekit.errors import ConfigurationError, DecodeError
-from cachekit.expiry import Schedule, is_coroutine_function, parse_span, parse_ttl
+from cachekit.expiry import Schedule, SpanLike, TtlLike, parse_span, parse_ttl
 from cachekit.frozen import Frozen
 from cachekit.meta import Reply
-
-
-class Unset(Enum):
-    """The type of ``UNSET``: not said."""
-
-    UNSET = "UNSET"
-
-    def __repr__(self) -> str:
-        return "UNSET"
-
-
-UNSET: Final = Unset.UNSET
+from cachekit.types import UNSET, Unset
 
 LIBRARY: Final[dict[str, Any]] = {
     "ttl": 300.0,
@@ -106,15 +96,17 @@ class Policy(Frozen, kw_only=True):
     Spans of time are seconds, ``timedelta`` or text such as ``"5m"``.
 
     Args:
-        ttl: how long a value is fresh: a span, ``None`` (forever), a schedule of ``cachekit.expiry``, or a callable of
-            the result that returns one of these. 0 runs the function and stores nothing.
-        stale: a span; how long after its ttl a value may still be served while one caller refreshes it (RFC 5861).
-        stale_if_error: a span; how long after that it may be served where the function fails.
-        throttle: a span; after a failed refresh nobody tries again for so long while the old value may be served.
-        refresh: ``"inline"``: the one caller who refreshes runs the function himself, the others are served;
-            ``"background"``: he is served too, and a thread of a small pool runs it.
+        ttl: how long a value is fresh, 300 s by default: a span, ``None`` (forever), a schedule of ``cachekit.expiry``,
+            or a callable of the result that returns one of these. 0 runs the function and stores nothing.
+        stale: a span, 0 by default; how long after its ttl a value may still be served while one caller refreshes it
+            (RFC 5861).
+        stale_if_error: a span, 0 by default; how long after that it may be served where the function fails.
+        throttle: a span, 5 s by default; after a failed refresh nobody tries again for so long while the old value may
+            be served.
+        refresh: ``"inline"``, the default: the one caller who refreshes runs the function himself, the others are
+            served; ``"background"``: he is served too, and a thread of a small pool runs it.
         soft_timeout: a span; with a stale value in hand, how long to wait for a fresh one before serving the stale one.
-            The run goes on. None: wait for it.
+            The run goes on. None, the default: wait for it.
         beta: how early a value is refreshed before its ttl ends, by chance and by how long the function takes (XFetch);
             1 by default, 0 where ``stale`` is set, and with a schedule or ``sliding``. 0: never early.
         jitter: the share of the ttl (0 to below 1) by which it is shortened at random, so that entries made together
@@ -122,32 +114,41 @@ class Policy(Frozen, kw_only=True):
         sliding: whether each use of a value lets it live for its whole ttl again.
         cache_if: a predicate on the result; false: the result is returned and not stored.
         errors: exception classes that are answers: they are cached for ``error_ttl`` and raised again.
-        error_ttl: a span; how long such a failure is fresh.
+        error_ttl: a span, 10 s by default; how long such a failure is fresh.
         codec: name of a codec, or a codec.
-        group: whether ``invalidate_all`` works; False saves the function's generation on every hit.
-        lease: a span from 1 s to a day, after which a fill that has not ended may be taken over by another caller.
+        group: whether ``invalidate_all`` works, as it does by default; False saves the function's generation on every
+            hit.
+        lease: a span from 1 s to a day, 10 s by default, after which a fill that has not ended may be taken over by
+            another caller.
 
     Raises ``ConfigurationError`` for a value that means nothing and for options that contradict one another.
     """
 
-    ttl: Any = UNSET
-    stale: Any = UNSET
-    stale_if_error: Any = UNSET
-    throttle: Any = UNSET
-    refresh: Any = UNSET
-    soft_timeout: Any = UNSET
-    beta: Any = UNSET
-    jitter: Any = UNSET
-    sliding: Any = UNSET
-    cache_if: Any = UNSET
-    errors: Any = UNSET
-    error_ttl: Any = UNSET
+    ttl: "TtlLike | Unset" = UNSET
+    stale: "SpanLike | Unset" = UNSET
+    stale_if_error: "SpanLike | Unset" = UNSET
+    throttle: "SpanLike | Unset" = UNSET
+    refresh: "Literal['inline', 'background'] | Unset" = UNSET
+    soft_timeout: "SpanLike | Unset | None" = UNSET
+    beta: "float | Unset | None" = UNSET
+    jitter: "float | Unset" = UNSET
+    sliding: "bool | Unset" = UNSET
+    cache_if: "Callable[[Any], object] | Unset | None" = UNSET
+    errors: "tuple[type[Exception], ...] | Unset" = UNSET
+    error_ttl: "SpanLike | Unset" = UNSET
     codec: Any = UNSET
-    group: Any = UNSET
-    lease: Any = UNSET
+    group: "bool | Unset" = UNSET
+    lease: "SpanLike | Unset" = UNSET
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, *args, **fields):
+            if args or (unknown := [name for name in fields if name not in self._fields]):
+                raise ConfigurationError(_misspelt(args[0]) if args else _unknown(unknown[0]))
+            super().__init__(**fields)
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
+        for name, check in CHECKS.items():
             value = getattr(self, name)
             if value is not UNSET:
                 check(name, value)
@@ -158,6 +159,24 @@ class Policy(Frozen, kw_only=True):
         said = {name: value for name, value in self.__dict__.items() if value is not UNSET}
         return _unchecked({**base.__dict__, **said})
 
+    def __repr__(self) -> str:
+        said = [f"{name}={value!r}" for name, value in self.__dict__.items() if value is not UNSET]
+        return f"Policy({', '.join(said)})"
+
+
+def _misspelt(given: object) -> str:
+    return f"Policy({given!r}): its fields are given by name, such as Policy(ttl='5m')"
+
+
+def _unknown(name: str) -> str:
+    """What to write instead of a field that no policy has."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for this hint only, and slow to load
+
+    if name in ("key", "ignore", "namespace", "version"):
+        return f"Policy has no {name}=: that is the decorator's, @cache({name}=…)"
+    near = get_close_matches(name, Policy._fields, n=1)
+    return f"Policy has no {name}=; " + (f"did you mean {near[0]}=?" if near else f"it has {', '.join(Policy._fields)}")
+
 
 def _unchecked(fields: dict[str, Any]) -> Policy:
     """A policy of ``fields`` that were checked one by one. Together they may contradict: a cache's policy speaks for
@@ -166,104 +185,6 @@ def _unchecked(fields: dict[str, Any]) -> Policy:
     policy = object.__new__(Policy)
     policy.__dict__.update(fields)
     return policy
-
-
-def _check_codec(name: str, value: Any) -> None:
-    if value is not None:
-        resolve(value, registry=Registry())
-
-
-def _check_jitter(name: str, value: Any) -> None:
-    if not (_is_number(value) and 0 <= value < 1):
-        raise ConfigurationError(f"jitter={value!r}: a number from 0 to below 1, the share of the ttl to vary by")
-
-
-def _check_beta(name: str, value: Any) -> None:
-    if value is not None and not (_is_number(value) and 0 <= value < 1000):
-        raise ConfigurationError(f"beta={value!r}: a number from 0 (never early) to 1000; 1 is usual")
-
-
-def _check_lease(name: str, value: Any) -> None:
-    if not 1 <= parse_span(name, value) <= 86_400:
-        raise ConfigurationError(f"lease={value!r}: from 1 s to a day")
-
-
-def _check_refresh(name: str, value: Any) -> None:
-    if value not in ("inline", "background"):
-        raise ConfigurationError(f"refresh={value!r}: 'inline' or 'background'")
-
-
-def _check_flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{name}={value!r}: True or False")
-
-
-def _check_cache_if(name: str, value: Any) -> None:
-    if value is not None and (not callable(value) or is_coroutine_function(value)):
-        raise ConfigurationError(f"cache_if={value!r}: a plain function of the result that says whether to store it")
-
-
-def _check_errors(name: str, value: Any) -> None:
-    if not isinstance(value, tuple) or not all(
-        isinstance(each, type) and issubclass(each, Exception) for each in value
-    ):
-        raise ConfigurationError(f"errors={value!r}: a tuple of exception classes, such as (LookupError,)")
-
-
-def _check_soft_timeout(name: str, value: Any) -> None:
-    if value is not None:
-        parse_span(name, value)
-
-
-_CHECKS: Final[dict[str, Any]] = {
-    "ttl": lambda _, value: parse_ttl(value),
-    "stale": parse_span,
-    "stale_if_error": parse_span,
-    "throttle": parse_span,
-    "refresh": _check_refresh,
-    "soft_timeout": _check_soft_timeout,
-    "beta": _check_beta,
-    "jitter": _check_jitter,
-    "sliding": _check_flag,
-    "cache_if": _check_cache_if,
-    "errors": _check_errors,
-    "error_ttl": parse_span,
-    "codec": _check_codec,
-    "group": _check_flag,
-    "lease": _check_lease,
-}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
-
-
-def _span_of(value: Any) -> float | None:
-    """Seconds in the span of an option that was checked; None where it is not known or not said."""
-    return None if value is UNSET or value is None else parse_span("", value)
-
-
-def contradiction(own: Policy, whole: Policy) -> None:
-    """Raise ``ConfigurationError`` where an option that ``own`` sets can mean nothing in ``whole``, which is ``own``
-    over what stands behind it. What a cache's policy says in general is no contradiction where one function differs.
-    """
-    ttl = whole.ttl if whole.ttl in (UNSET, None) or isinstance(whole.ttl, Schedule) else parse_ttl(whole.ttl)
-    never = "ttl=None: the value never ends" if ttl is None else "ttl=0: nothing is stored" if ttl == 0 else ""
-    for name in ("stale", "stale_if_error", "sliding", "beta"):
-        chosen = getattr(own, name)
-        said = chosen not in (UNSET, None, False) and (name == "sliding" or _span_of(chosen) != 0)
-        if said and never:
-            raise ConfigurationError(f"{name}={chosen!r} contradicts {never}")
-        if said and name == "sliding" and isinstance(ttl, Schedule):
-            raise ConfigurationError(f"sliding=True contradicts {whole.ttl!r}: a schedule ends when it ends")
-    stale, if_error = _span_of(whole.stale), _span_of(whole.stale_if_error)
-    if own.soft_timeout not in (UNSET, None) and stale == 0 and if_error == 0:
-        raise ConfigurationError(
-            f"soft_timeout={own.soft_timeout!r} needs stale= or stale_if_error=: "
-            "without them there is nothing to serve when it is over"
-        )
-    if own.error_ttl is not UNSET and whole.errors == ():
-        raise ConfigurationError(f"error_ttl={own.error_ttl!r} needs errors=(…): which failures to cache")
 
 
 DEFAULTS: Final = _unchecked(LIBRARY)
@@ -286,21 +207,21 @@ class Terms(Frozen):
 
 def terms_of(policy: Policy) -> Terms:
     """The terms in a ``policy`` that leaves nothing open."""
-    stale_s = parse_span("stale", policy.stale)
-    ttl = parse_ttl(policy.ttl)
+    chosen: Any = policy
+    stale_s, ttl = parse_span("stale", chosen.stale), parse_ttl(chosen.ttl)
     # With stale > 0 nobody waits at the end of the ttl; a schedule means its very moment; sliding puts the end off.
-    calm = stale_s > 0 or isinstance(ttl, Schedule) or policy.sliding
+    calm = stale_s > 0 or isinstance(ttl, Schedule) or chosen.sliding
     return Terms(
         stale_s=stale_s,
-        stale_if_error_s=parse_span("stale_if_error", policy.stale_if_error),
-        throttle_s=parse_span("throttle", policy.throttle),
-        background=policy.refresh == "background",
-        soft_timeout_s=_span_of(policy.soft_timeout),
-        beta=float((0.0 if calm else 1.0) if policy.beta is None else policy.beta),
-        sliding=policy.sliding,
-        cache_if=policy.cache_if,
-        errors=policy.errors,
-        error_ttl_s=parse_span("error_ttl", policy.error_ttl),
+        stale_if_error_s=parse_span("stale_if_error", chosen.stale_if_error),
+        throttle_s=parse_span("throttle", chosen.throttle),
+        background=chosen.refresh == "background",
+        soft_timeout_s=span_of(chosen.soft_timeout),
+        beta=float((0.0 if calm else 1.0) if chosen.beta is None else chosen.beta),
+        sliding=chosen.sliding,
+        cache_if=chosen.cache_if,
+        errors=chosen.errors,
+        error_ttl_s=parse_span("error_ttl", chosen.error_ttl),
     )
 
 

@@ -17,12 +17,12 @@ from cachekit.codecs.envelope import FOREVER, Header, seal, seal_one
 from cachekit.codecs.flags import ENVELOPED
 from cachekit.codecs.note import ERROR, NOTE_FLAGS
 from cachekit.errors import DecodeError
-from cachekit.expiry import Ttl, exptime, lifetime_s
+from cachekit.expiry import RELATIVE_MAX_S, Ttl, exptime, lifetime_s
 from cachekit.meta import Reply
-from cachekit.policy import STUB_S, STUBS_PER_LEASE, UNSET, Judgement, Terms, Unset, Verdict, judge
+from cachekit.policy import STUB_S, STUBS_PER_LEASE, Judgement, Terms, Verdict, judge
 from cachekit.tally import Tally
+from cachekit.types import UNSET, Unset
 
-_U32_MAX = 2**32 - 1
 _UNGROUPED = (0,)
 """What stands in the header of an entry over which no generation was asked."""
 
@@ -139,7 +139,8 @@ class Recipe:
         """
         keep_s = max(self.stub_s, math.ceil(self.terms.stale_s + self.terms.stale_if_error_s))
         explicit = b" E%d" % number if number else b""
-        return meta.md(key, b"I T%d%b O%d" % (keep_s, explicit, opaque))
+        # Longer spans would be read as dates, in 1970.
+        return meta.md(key, b"I T%d%b O%d" % (min(keep_s, RELATIVE_MAX_S), explicit, opaque))
 
     def judge(
         self,
@@ -295,7 +296,10 @@ class Recipe:
         if lifetime_s is None:
             return FOREVER, 0, 0
         hard_s = math.ceil(lifetime_s) + 1 + (0 if note else math.ceil(self._after_s()))
-        return int(lifetime_s * 1000), min(hard_s, _U32_MAX), exptime(hard_s, created_s)
+        until = exptime(hard_s, created_s)
+        # What goes over the wire is capped in 2038; the header must say what the server was told.
+        told_s = until if until <= RELATIVE_MAX_S else until - int(created_s)
+        return int(lifetime_s * 1000), min(hard_s, told_s), until
 
 
 def numbers(replies: list[Reply]) -> tuple[int, ...] | None:

@@ -13,10 +13,10 @@ class Info(Frozen):
     """The counts of one function, or of a cache's direct verbs, in this process since it started.
 
     ``hits``: calls served from a stored value. ``misses``: calls that found none that could be used. ``stale``: hits on
-    a value past its ttl. ``fills``: runs of the function. ``waits``: calls that waited for somebody else's run.
-    ``errors``: exchanges with a server that failed, each hidden from the caller. ``unstored``: results that did not go
-    into the cache. ``seconds_saved``: running time that hits did without, by the running time of the fill that made
-    each value.
+    a value past its ttl, or expired by hand. ``fills``: runs of the function. ``waits``: calls that waited for somebody
+    else's run. ``errors``: exchanges with a server that failed, each hidden from the caller. ``unstored``: results that
+    did not go into the cache. ``seconds_saved``: running time that hits did without, by the running time of the fill
+    that made each value.
     """
 
     hits: int

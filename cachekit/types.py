@@ -33,3 +33,16 @@ class _Miss(Enum):
 Miss: TypeAlias = Literal[_Miss.MISS]
 MISS: Final = _Miss.MISS
 """Nothing is stored there. Never equal to a stored value, ``None`` included."""
+
+
+class Unset(Enum):
+    """The type of ``UNSET``: not said."""
+
+    UNSET = "UNSET"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+"""An option that nobody has set; None often means something."""

@@ -9,7 +9,7 @@ import pytest
 
 from cachekit import MISS, Cache, Key, current
 from cachekit.errors import ConfigurationError
-from cachekit.policy import UNSET
+from cachekit.types import UNSET
 
 
 def test_outside_it_is_a_harmless_nothing() -> None:

@@ -507,3 +507,11 @@ def test_a_machine_with_a_wrong_clock_serves_nothing_old(url: str, cache: Cache,
     limit_s = 1.5 + 2.1  # the server's seconds, and the second by which its clock may be off
     assert eventually(lambda: source.call(1) == 1, limit_s)
     assert time.monotonic() - stored < limit_s
+
+
+@pytest.mark.parametrize("far", [{"ttl": 60, "stale": 10**9}, {"ttl": 60, "stale_if_error": "20000d"}, {"ttl": 10**9}])
+def test_an_end_beyond_what_the_wire_can_say(cache: Cache, far: dict[str, Any]) -> None:
+    """Memcached's dates end in 2038; an entry that may live longer is cached all the same."""
+    source = Source(cache, **far)
+    assert [source.call(1) for _ in range(3)] == [0, 0, 0]
+    assert source.call.info().hits == 2

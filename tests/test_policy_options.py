@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit import Cache, Policy
+from cachekit.checks import contradiction
 from cachekit.errors import ConfigurationError
 from cachekit.expiry import every
-from cachekit.policy import DEFAULTS, LIBRARY, UNSET, Terms, contradiction, terms_of
+from cachekit.policy import DEFAULTS, LIBRARY, Terms, terms_of
+from cachekit.types import UNSET
 
 SPANS = ("stale", "stale_if_error", "throttle", "soft_timeout", "error_ttl")
 NO_SPANS: list[Any] = [-1, "soon", float("nan"), float("inf"), True, timedelta(-1), []]
@@ -108,9 +110,36 @@ def test_policies_are_frozen_values() -> None:
 
 
 def test_a_misspelt_field_is_refused() -> None:
-    """An option that does not exist is never ignored."""
-    with pytest.raises(TypeError):
+    """An option that does not exist is never ignored, and what may have been meant is named."""
+    with pytest.raises(ConfigurationError, match=r"Policy has no tll=; did you mean ttl=\?"):
         Policy(tll=5)  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError, match=r"Policy has no version=: that is the decorator's, @cache\(version="):
+        Policy(version=2)  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError, match=r"Policy\('5m'\): its fields are given by name"):
+        Policy("5m")  # type: ignore[call-arg]
+
+
+def test_a_policy_shows_what_it_says() -> None:
+    """And not the dozen of fields that it leaves open."""
+    assert repr(Policy(ttl="5m", stale=5)) == "Policy(ttl='5m', stale=5)"
+    assert repr(Policy()) == "Policy()"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"stale": "-5s"}, "it must not be negative"),
+        ({"stale": None}, "None is no span of time, 0 means none"),
+        ({"beta": 1000}, "to below 1000"),
+        ({"errors": LookupError}, r"such as errors=\(LookupError,\)"),
+        ({"sliding": True, "ttl": every("1h")}, r"contradicts every\(3600\)"),
+        ({"throttle": float("inf")}, "longer than a timedelta can say. Accepted"),
+    ],
+)
+def test_what_is_refused_says_what_to_write(fields: dict[str, Any], said: str) -> None:
+    """The message is about what was typed, in the words of whoever typed it."""
+    with pytest.raises(ConfigurationError, match=said):
+        Policy(**fields)
 
 
 def test_the_nearer_policy_wins_field_by_field() -> None:

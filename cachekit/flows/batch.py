@@ -16,6 +16,7 @@ An id that the loader leaves out is absent: that is stored too, as a note, and `
 
 from collections.abc import Callable
 from enum import Enum
+from itertools import chain
 from typing import Any, Final
 
 from cachekit.codecs import Packer
@@ -30,8 +31,9 @@ from cachekit.flows.lease import Lease
 from cachekit.flows.together import ComputeAll, SharedEnv, Together
 from cachekit.meta import Reply
 from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather, Replies
-from cachekit.policy import UNSET, Judgement, Unset, Verdict
+from cachekit.policy import Judgement, Verdict
 from cachekit.recipe import Packed, Recipe, numbers
+from cachekit.types import UNSET, Unset
 
 
 class _Nothing(Enum):
@@ -111,7 +113,6 @@ class _Window:
         self.env = SharedEnv(env, self.recipe)
         self.values: list[Any] = [NOTHING] * len(jobs)
         self.flows: dict[int, Flow[Any]] = {}
-        self._saved: list[int] = []
 
     def read(self) -> Flow[None]:
         """Ask every server for its keys, batch after bounded batch, with one question for the generations in each."""
@@ -119,15 +120,19 @@ class _Window:
         while waiting:
             lots = {server: positions[:BATCH_KEYS] for server, positions in waiting.items()}
             waiting = {server: rest for server, all_ in waiting.items() if (rest := all_[BATCH_KEYS:])}
-            outcomes = yield Gather(tuple(self._exchange(server, lot) for server, lot in lots.items()))
-            for lot, outcome in zip(lots.values(), outcomes, strict=True):
-                if isinstance(outcome, ServerError):
-                    self._lost(lot, outcome)
-                else:
-                    self._look(lot, outcome)
-        if self._saved:
-            # One run makes many values, and hits on them save one run.
-            self.recipe.tally.saved_us -= sum(self._saved) - max(self._saved)
+            try:
+                outcomes = yield Gather(tuple(self._exchange(server, lot) for server, lot in lots.items()))
+                for lot, outcome in zip(lots.values(), outcomes, strict=True):
+                    if isinstance(outcome, ServerError):
+                        self._lost(lot, outcome)
+                    else:
+                        self._look(lot, outcome)
+            except BaseException:
+                # Interrupted: leases may have been in what nobody looks at any more.
+                for position in chain(*lots.values()):
+                    if position not in self.flows:
+                        self.env.read_lost(self.jobs[position].key)
+                raise
 
     def _by_server(self) -> dict[int, list[int]]:
         waiting: dict[int, list[int]] = {}
@@ -187,8 +192,6 @@ class _Window:
         except DecodeError:
             return False
         self.env.hit(self.jobs[position], judgement.header)
-        if judgement.header is not None:
-            self._saved.append(judgement.header.delta_us)
         return True
 
 

@@ -71,6 +71,7 @@ class _Sight(NamedTuple):
     generations: tuple[int, ...] | None
 
 
+_READABLE = frozenset({Verdict.FRESH, Verdict.THROTTLED})
 _WAITED = frozenset({Verdict.BUSY, Verdict.CLAIMED})
 _HOPELESS = frozenset({Verdict.MINE, Verdict.NO_LEASE})
 
@@ -98,7 +99,7 @@ def _compete(job: Job, env: Env, patience: Patience, replies: Replies | None, ea
         if verdict in _WAITED:
             replies = None
             continue
-        patience.missed("garbage" if verdict is Verdict.FRESH else verdict.value)
+        patience.missed("garbage" if verdict in _READABLE else verdict.value)
         if verdict in _HOPELESS:
             break
         patience.rounds += 1

@@ -78,6 +78,11 @@ def fill(
             reason = yield from store(job, env, lease, packed, lifetime_s, seconds)
         if reason not in _SETTLED:
             yield from _not_stored(job, env, lease, reason, seconds)
+    except BaseException as error:
+        # The store may not have gone out yet, in a batch of many; where it has, this finds another CAS number.
+        if lease.ours and not isinstance(error, GeneratorExit):
+            yield from give_back(job, env, lease.cas) if standing is None else put_back(job, env, lease, standing)
+        raise
     finally:
         if pilot:
             flights.land(job.key, lease.cas, packed, flight)
@@ -207,6 +212,7 @@ def refresh(job: Job, env: Env) -> Flow[Any]:
         replies: Replies = yield read(job, env)
     except ServerError as error:
         env.trouble(job, error)
+        env.read_lost(job.key)
         return (yield from run_bare(job, env))
     reply, generations = replies.replies[0], numbers(replies.replies[1:])
     if not reply.cas or generations is None:

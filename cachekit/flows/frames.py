@@ -7,8 +7,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from cachekit.flights import Flight, Flights
-from cachekit.policy import UNSET
-from cachekit.types import MISS
+from cachekit.types import MISS, UNSET
 
 
 class Notes:

@@ -162,6 +162,8 @@ def slide(job: Job, env: Env, lease: Lease, standing: Standing) -> Flow[None]:
     header, age_ms = standing.judgement.header, standing.judgement.age_ms
     if header is None or not header.slide_ms or header.ttl_ms - age_ms > 0.9 * header.slide_ms:
         return
+    if standing.reply.claimed:
+        return  # a new CAS number would void the refresh under way
     sealed = job.recipe.slid(standing.reply, header, standing.judgement.payload_at, age_ms, env.now())
     yield from send(job, env, lease, sealed)
 

@@ -76,7 +76,10 @@ def _renew_within(
     """Wait so long for the new value, then serve the old one and let the run go on."""
     flight, pilot = env.flights.board(job.key, lease.cas, lease.generations)
     if pilot:
-        flight.join().hand_over()
+        env.flights.find(
+            job.key, lease.cas
+        )  # joined under the lock: two who make its gate at once shut one another out
+        flight.hand_over()
         if not (yield Spawn(_behind(job, env, lease, flight))):
             return (yield from _renew_here(job, env, lease, standing, missed, flight))
     landed = yield from join(env, flight, timeout_s)
@@ -100,6 +103,7 @@ def _behind(job: Job, env: Env, lease: Lease, flight: Flight | None = None) -> F
             env.flights.crash(job.key, lease.cas, None, flight)
         if not isinstance(error, ServerError):
             raise
+        env.read_lost(job.key)
         return env.trouble(job, error)
     reply, generations = replies.replies[0], numbers(replies.replies[1:])
     mine = Lease(reply.cas or 0, replies.sent_at, generations or ())

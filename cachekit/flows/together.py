@@ -18,6 +18,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
+from cachekit.codecs.envelope import Header
 from cachekit.env import Env, Job
 from cachekit.errors import ServerError
 from cachekit.flows.alone import join
@@ -48,6 +49,7 @@ class SharedEnv(Env):
         self.groups = len(recipe.generations)
         self.asks_behind = b"mg %b " % recipe.generations[0] if recipe.generations else b""
         self._told: Exception | None = None
+        self._saved_us = 0
 
     def opaque(self) -> int:
         """The token that all of them share."""
@@ -58,6 +60,13 @@ class SharedEnv(Env):
         if error is not self._told:
             self._told = error
             self.origin.trouble(job, error)
+
+    def hit(self, job: Job, header: Header | None, *, stale: bool = False) -> None:
+        """A stored value was served. One run makes many values, and hits on them save one run: the longest."""
+        super().hit(job, header, stale=stale)
+        if header is not None:
+            self.recipe.tally.saved_us -= min(self._saved_us, header.delta_us)
+            self._saved_us = max(self._saved_us, header.delta_us)
 
     def filled(self, job: Job, seconds: float, reason: str) -> None:
         """One of the results of a run; the run itself is counted where it is made."""
@@ -102,6 +111,7 @@ class Together:
         self._spawning: list[Strand] = []
         self._running: list[Strand] = []
         self._waiting: list[Strand] = []
+        self._looked: list[Strand] = []
         self._interrupt: BaseException | None = None
         self._failures: list[tuple[BaseException, Any]] = []
 
@@ -317,6 +327,7 @@ class Together:
         together, so that they ask in one window.
         """
         env, waiting = self._env, self._waiting
+        asleep = self._asleep()
         soonest = min(strand.until for strand in waiting)
         left = max(0.0, soonest - env.waiting())
         joining = [strand for strand in waiting if isinstance(strand.op, Join)]
@@ -326,14 +337,27 @@ class Together:
         else:
             yield Sleep(left)
         now = env.waiting() if landed is not False else max(soonest, env.waiting())
-        ready = [(strand, None) for strand in waiting if isinstance(strand.op, Sleep)]
-        if not any(strand.until <= now for strand, _ in ready):
-            ready = []
+        ready: list[tuple[Strand, Any]] = []
+        if any(strand.until <= now for strand in asleep):
+            self._looked, ready = asleep, [(strand, None) for strand in asleep]
         ready += yield from self._landed(joining, landed, now)
         going = {id(strand) for strand, _ in ready}
         self._waiting = [strand for strand in waiting if id(strand) not in going]
         for strand, outcome in ready:
             self._go_on(strand, strand.flow.send, outcome)
+
+    def _asleep(self) -> list[Strand]:
+        """Who is to wake next, of those who sleep: all of them, or one batch in turn after a look that found nothing
+        new. To look at thousands takes longer than the pause, and a run that makes them ends for all at about one time.
+        """
+        asleep = [strand for strand in self._waiting if isinstance(strand.op, Sleep)]
+        still = [strand.until for strand in self._looked if not strand.ended and isinstance(strand.op, Sleep)]
+        if not still or len(still) < len(self._looked):
+            return asleep
+        rested = min(still)
+        for strand in asleep:
+            strand.until = max(strand.until, rested)
+        return sorted(asleep, key=attrgetter("until"))[:BATCH_KEYS]
 
     def _landed(self, joining: list[Strand], landed: bool | None, now: float) -> Flow[list[tuple[Strand, Any]]]:
         """Those of ``joining`` who need not wait any more, with the outcomes of their waits; ``landed``: the first's.

@@ -115,7 +115,7 @@ class Patience:
         # claimed value do not tell the lease's age: then what counts is how long this process has seen the same one.
         age_s = env.seen_for_s(job.key, lease.cas)
         delta_s = job.recipe.delta_s if header is None else header.delta_us / 1e6
-        if header is None:
+        if header is None and not reply.stale:  # an expired stub is given anew, long after it was made
             age_s = max(lease_age_s(reply, job.recipe.stub_s) - 1, age_s)
         if generations is None:
             return None

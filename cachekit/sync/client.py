@@ -32,7 +32,7 @@ from cachekit.flows.call import call
 from cachekit.hooks import Trouble
 from cachekit.keys import wire_key, wire_keys
 from cachekit.meta import Reply
-from cachekit.policy import DEFAULTS, UNSET
+from cachekit.policy import LIBRARY
 from cachekit.recipe import Recipe
 from cachekit.sync import bulk
 from cachekit.sync.classic import one_line, one_value
@@ -40,7 +40,7 @@ from cachekit.sync.connection import Request
 from cachekit.sync.drive import run
 from cachekit.sync.fleet import AnyConnection, Fleet
 from cachekit.tally import Tally
-from cachekit.types import MISS
+from cachekit.types import MISS, UNSET
 
 T = TypeVar("T")
 
@@ -262,7 +262,7 @@ class Verbs:
             name="get_or_set",
             packer=self._packer,
             ttl=self._ttl if ttl is UNSET else parse_ttl(ttl),
-            lease_s=DEFAULTS.lease,
+            lease_s=LIBRARY["lease"],
             enveloped=False,
             max_value_bytes=self._max_value_bytes,
         )

@@ -127,7 +127,9 @@ def _watch(pool: Pool) -> None:
 
 def _drain_all() -> None:
     until = time.monotonic() + EXIT_S
-    for pool in list(_pools):
+    pools = list(_pools)
+    _pools.clear()  # each of them once: an end may come here twice, by atexit and by multiprocessing
+    for pool in pools:
         pool.drain(max(0.0, until - time.monotonic()))
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from cachekit.errors import DeadlineExceeded, ServerError
 from cachekit.flights import Flight
+from cachekit.flows.batch import batch
 from cachekit.flows.frames import Filling, Notes
 from cachekit.flows.together import SharedEnv, Together
-from cachekit.ops import Compute, Exchange, Flow, Gather, Join, Sleep, Spawn
+from cachekit.ops import BATCH_KEYS, Compute, Exchange, Flow, Gather, Join, Sleep, Spawn
 from flows.world import World
 
 
@@ -206,3 +207,80 @@ def test_closed_together_they_are_closed_each() -> None:
     next(together)
     together.close()
     assert closed == [0, 1]
+
+
+def load(world: World, *numbers: int) -> Any:
+    """One batch of these ids."""
+    return world.run(batch(world.jobs(*numbers), world.env, world.compute(*numbers)))
+
+
+@pytest.mark.parametrize("before", [0.0, 61.0])
+def test_an_interrupt_of_the_stores_gives_the_leases_back(before: float) -> None:
+    """Those whose stores had not gone out yet too, whether a value stood there or not: nobody waits for them."""
+    world = World(stale_s=100.0) if before else World()
+    numbers = range(3 * BATCH_KEYS)
+    if before:
+        load(world, *numbers)
+        world.clock.pass_by(before)
+
+    def trouble(op: Exchange) -> BaseException | None:
+        interrupted = b"ms " in op.request
+        world.trouble = (lambda _: None) if interrupted else trouble
+        return KeyboardInterrupt() if interrupted else None
+
+    world.trouble = trouble
+    with pytest.raises(KeyboardInterrupt):
+        load(world, *numbers)
+    world.runs.clear()
+    assert len(load(world, *numbers)) == len(numbers)
+    assert "Sleep" not in world.log
+    assert world.runs == [list(numbers)], "and whoever comes next may load them all"
+
+
+def test_leases_in_an_answer_that_an_interrupt_lost_are_taken_over_at_once() -> None:
+    """By this process, which knows that they may be nobody's."""
+    world = World()
+    perform = world.perform
+
+    def lose(op: Any) -> Any:
+        world.perform = perform  # type: ignore[method-assign]
+        perform(op)
+        raise KeyboardInterrupt
+
+    world.perform = lose  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        load(world, 1, 2)
+    assert load(world, 1, 2) == ["value 1", "value 2"]
+    assert "Sleep" not in world.log
+
+
+def test_hits_of_one_call_save_one_run_whatever_way_they_take() -> None:
+    """Stale, or stored again since they slide: also where a value is no plain hit."""
+    for options, seconds in (({"stale_s": 100.0, "background": True}, 70.0), ({"sliding": True}, 30.0)):
+        world = World(**options)
+        world.during = lambda world=world: world.clock.pass_by(2.0)  # type: ignore[misc]
+        load(world, 1, 2, 3)
+        world.clock.pass_by(seconds)
+        load(world, 1, 2, 3)
+        tally = world.recipe.tally
+        assert (tally.hits, tally.saved_us) == (3, 2_000_000), options
+
+
+def test_thousands_who_wait_look_in_turn() -> None:
+    """Each look at all of them would take longer than the pause before it; what one finds has the others look too."""
+    world, env = setting()
+    turns: list[int] = []
+    ended = 3
+
+    def waiter(number: int) -> Flow[int]:
+        while len(turns) < ended * BATCH_KEYS:
+            yield Sleep(0.01)
+            turns.append(number)
+            yield ask(env, 0)
+        return number
+
+    flows = [waiter(number) for number in range(2 * BATCH_KEYS)]
+    assert drive(world, env, *flows) == list(range(2 * BATCH_KEYS))
+    first, second = turns[: 2 * BATCH_KEYS], turns[2 * BATCH_KEYS : 3 * BATCH_KEYS]
+    assert (sorted(first), second) == (list(range(2 * BATCH_KEYS)), list(range(BATCH_KEYS)))
+    assert len(turns) == 4 * BATCH_KEYS, "and all the others once more, when some had ended"
