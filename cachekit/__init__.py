@@ -9,6 +9,8 @@
 144
 """
 
+from typing import TYPE_CHECKING, Any
+
 from cachekit.cache import Cache, Stats
 from cachekit.current import Current, current
 from cachekit.errors import (
@@ -32,10 +34,14 @@ from cachekit.servers import Server, Tls
 from cachekit.tally import Info
 from cachekit.types import MISS, Key, Miss
 
+if TYPE_CHECKING:
+    from cachekit.batch import BatchFunction
+
 __version__ = "0.1.0"
 
 __all__ = [
     "MISS",
+    "BatchFunction",
     "Cache",
     "CacheError",
     "CachedFunction",
@@ -64,3 +70,12 @@ __all__ = [
     "__version__",
     "current",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``BatchFunction``, which few programs name, is loaded when one does."""
+    if name == "BatchFunction":
+        from cachekit.batch import BatchFunction  # noqa: PLC0415
+
+        return BatchFunction
+    raise AttributeError(f"module 'cachekit' has no attribute {name!r}")

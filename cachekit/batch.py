@@ -28,6 +28,7 @@ from cachekit.types import UNSET, Key, Unset
 
 if TYPE_CHECKING:
     from cachekit.cache import Cache
+    from cachekit.sync.fleet import Fleet
 
 P = ParamSpec("P")
 K = TypeVar("K")
@@ -46,12 +47,14 @@ class _OneId(CachedFunction[..., Any]):
     absent_ttl: Any = UNSET
 
     def _ready(self) -> Recipe:
-        if self._recipe is None:
+        recipe = self._recipe
+        if recipe is None:
             with self._cache._lock:
-                if self._recipe is None:
+                recipe = self._recipe
+                if recipe is None:
                     base = self._cache._recipe(self._function, self._keys, self._policy)
-                    self._recipe = LoaderRecipe(base, self._absent_ttl(base.ttl))
-        return self._recipe
+                    recipe = self._recipe = LoaderRecipe(base, self._absent_ttl(base.ttl))
+        return recipe
 
     def _absent_ttl(self, ttl: Ttl) -> Ttl:
         if self.absent_ttl is not UNSET:
@@ -221,8 +224,8 @@ class BatchFunction(Generic[K, V, P]):
             asked.places.setdefault(each, by_key[key])
         return asked
 
-    def _jobs(self, asked: _Asked) -> builtins.list[Job]:
-        recipe, index, load = self._one._ready(), self._one._cache._fleet.ring.index, functools.partial(asked.load, [])
+    def _jobs(self, asked: _Asked, fleet: Fleet) -> builtins.list[Job]:
+        recipe, index, load = self._one._ready(), fleet.ring.index, functools.partial(asked.load, [])
         return [Job(recipe, key, index(key), load) for key in asked.keys]
 
     def _values(self, asked: _Asked, story: _Story) -> builtins.list[Any]:
@@ -232,14 +235,15 @@ class BatchFunction(Generic[K, V, P]):
             return []
         if cache.off and cache.is_disabled():
             return asked.compute(builtins.list(range(len(asked.ids))))
-        return run(story(self._jobs(asked), cache._env, asked.compute), cache._fleet)
+        fleet = cache._fleet  # one for all of it: cachekit.testing may put another in its place
+        return run(story(self._jobs(asked, fleet), cache._env, asked.compute), fleet)
 
     def _tell(self, asked: _Asked, request: Callable[[bytes, int, int], bytes]) -> bool:
         """Send an invalidation of each key; whether all were acknowledged."""
         if not asked.keys:
             return True
-        cache = self._one._cache
-        acknowledged = run(tell_all(self._jobs(asked), cache._env, request), cache._fleet)
+        cache, fleet = self._one._cache, self._one._cache._fleet
+        acknowledged = run(tell_all(self._jobs(asked, fleet), cache._env, request), fleet)
         for key, one in zip(asked.keys, acknowledged, strict=True):
             self._one._tell(key.decode(), one)
         return all(acknowledged)

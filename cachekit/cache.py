@@ -341,7 +341,7 @@ class Cache(Verbs):
         with self._lock:
             if "_fleet" not in self.__dict__:
                 self._begin()
-        return self.__dict__[name]
+            return self.__dict__[name]
 
     def _begin(self) -> None:
         clock, target = self._clock, self._target

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cachekit.expiry import TtlLike, parse_ttl
-from cachekit.flows.frames import FILLING, Notes
+from cachekit.flows.frames import Notes, around
 from cachekit.types import Key
 
 
@@ -94,7 +94,7 @@ class _Current:
         >>> report(1), bool(current())
         (True, False)
         """
-        inside = FILLING.get()
+        inside = around()
         return Current(Key(inside[-1].key.decode()), inside[-1].notes) if inside else Current(None, Notes())
 
     def __repr__(self) -> str:

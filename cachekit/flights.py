@@ -25,6 +25,8 @@ class Flight:
     generations: tuple[int, ...] | None = None
     pilot = 0
     relieved = 0
+    rescued = False
+    """Whether what landed is the old value, the run itself having failed."""
     ended = False
     awaits: Flight | None = None
     """The flight that the run itself waits for, where its function has called another cached one."""

@@ -164,7 +164,7 @@ class CachedFunction(Generic[P, R]):
             ttl_s=None if header.ttl_ms == FOREVER else header.ttl_ms / 1000,
             stale_s=(header.stale_ms + header.stale_if_error_ms) / 1000,
             size_bytes=len(reply.value or b""),
-            format=describe(reply.client_flags or 0),
+            format=describe(reply.client_flags or 0, (reply.value or b"")[judgement.payload_at :]),
             fill_s=header.delta_us / 1e6,
         )
 
@@ -255,11 +255,11 @@ class CachedFunction(Generic[P, R]):
 
     def _ready(self) -> Recipe:
         """The recipe, made at first use, when the cache is configured."""
-        if self._recipe is None:
+        recipe = self._recipe
+        if recipe is None:
             with self._cache._lock:  # two of them would share out the counts between them
-                if self._recipe is None:
-                    self._recipe = self._cache._recipe(self._function, self._keys, self._policy)
-        return self._recipe
+                recipe = self._recipe = self._recipe or self._cache._recipe(self._function, self._keys, self._policy)
+        return recipe  # cachekit.testing may have taken it away again
 
     def _first_read(self, key: bytes, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         with self._cache._lock:  # cachekit.testing may be putting another server under it

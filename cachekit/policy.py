@@ -285,8 +285,7 @@ def judge(
         return Judgement(Verdict.GARBAGE)
     if header.fingerprint != key[-16:]:
         return Judgement(Verdict.GARBAGE)
-    # A soft invalidation gave the item a new end, so its t says nothing of its age; and that end is near.
-    age = age_ms(header, None if reply.stale else reply.ttl, now_s)
+    age = age_ms(header, reply.ttl, now_s)
     verdict = _compare(header.generations, generations)
     if verdict is Verdict.FRESH:
         passing = reply.client_flags == ENVELOPED_NOTE and reply.value.startswith(PASS, payload_at)

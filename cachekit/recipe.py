@@ -15,7 +15,7 @@ from cachekit import meta
 from cachekit.codecs import Packer
 from cachekit.codecs.envelope import FOREVER, Header, seal, seal_one
 from cachekit.codecs.flags import ENVELOPED
-from cachekit.codecs.note import ERROR, NOTE_FLAGS
+from cachekit.codecs.note import ERROR, NOTE_FLAGS, PASS
 from cachekit.errors import DecodeError
 from cachekit.expiry import RELATIVE_MAX_S, Ttl, exptime, lifetime_s
 from cachekit.meta import Reply
@@ -23,6 +23,7 @@ from cachekit.policy import STUB_S, STUBS_PER_LEASE, Judgement, Terms, Verdict, 
 from cachekit.tally import Tally
 from cachekit.types import UNSET, Unset
 
+_U32_MAX = 2**32 - 1
 _UNGROUPED = (0,)
 """What stands in the header of an entry over which no generation was asked."""
 
@@ -103,7 +104,7 @@ class Recipe:
         self.steady: tuple[int, int, int] | None = None
         plain = not (jitter or terms.stale_s or terms.stale_if_error_s or terms.sliding)
         if plain and isinstance(ttl, float) and 0 < ttl <= 86_400:
-            self.steady = self._times(ttl, 0.0)
+            self.steady = self._times(ttl, 0.0, lease_s)
         self.stub_s = max(math.ceil(lease_s) * STUBS_PER_LEASE, STUB_S)
         # R fires when less than that is left, and on nothing that was claimed (protocol.txt, "Meta Get").
         self.read_template = self._template(b"")
@@ -132,15 +133,10 @@ class Recipe:
         return self.templates[claim, False] % (key, opaque, *(opaque,) * behind)
 
     def expire_request(self, key: bytes, opaque: int, number: int = 0) -> bytes:
-        """Mark what stands there as stale: the next reader gets the W, the others may be served it meanwhile.
-
-        Its end is set anew. It is that of a new stub, since it may be one, whose age is read off it; and no earlier
-        than what a failing function may still need.
+        """Mark what stands there as stale: the next reader gets the W, the others may be served it meanwhile. It ends
+        when it would have ended, so that what is left of its time still tells its age.
         """
-        keep_s = max(self.stub_s, math.ceil(self.terms.stale_s + self.terms.stale_if_error_s))
-        explicit = b" E%d" % number if number else b""
-        # Longer spans would be read as dates, in 1970.
-        return meta.md(key, b"I T%d%b O%d" % (min(keep_s, RELATIVE_MAX_S), explicit, opaque))
+        return meta.md(key, b"I E%d O%d" % (number, opaque) if number else b"I O%d" % opaque)
 
     def judge(
         self,
@@ -200,7 +196,7 @@ class Recipe:
                     until,
                 )
         else:
-            ttl_ms, hard_s, until = self._times(lifetime_s, created_s, note=flags == NOTE_FLAGS)
+            ttl_ms, hard_s, until = self._times(lifetime_s, created_s, self._after_s(packed))
         plain = flags == NOTE_FLAGS or lifetime_s is None
         terms = _PLAIN_TERMS if plain else self.terms
         header = Header(
@@ -225,7 +221,7 @@ class Recipe:
     ) -> tuple[int, bytes, int]:
         """The entry in ``reply`` with its whole ttl before it again."""
         lifetime_s = header.slide_ms / 1000.0
-        _, left_s, until = self._times(lifetime_s, now_s)
+        _, left_s, until = self._times(lifetime_s, now_s, self._after_s((0, b"")))
         moved = header._replace(ttl_ms=int(age_ms) + header.slide_ms, hard_s=left_s + math.ceil(age_ms / 1000.0))
         return self.reseal(reply, moved, payload_at, until)
 
@@ -281,23 +277,30 @@ class Recipe:
             ttl = self.ttl
         return lifetime_s(ttl, now=now(), result=value, jitter=self.jitter, random=random)
 
-    def _after_s(self) -> float:
+    def _after_s(self, packed: tuple[int, bytes]) -> float:
         """Seconds that an item is kept after its ttl: as long as it may be served, and a lease, so that the item does
-        not end under whoever refreshes it, however late he began.
+        not end under whoever refreshes it, however late he began. A pass marker is refreshed by nobody.
         """
+        if packed[0] == NOTE_FLAGS:
+            return 0.0 if packed[1] == PASS else self.lease_s
         return self.terms.stale_s + self.terms.stale_if_error_s + self.lease_s
 
-    def _times(self, lifetime_s: float | None, created_s: float, *, note: bool = False) -> tuple[int, int, int]:
-        """The header's ttl in ms and hard end in s, and the exptime for the server.
+    def _times(self, lifetime_s: float | None, created_s: float, after_s: float) -> tuple[int, int, int]:
+        """The header's ttl in ms and hard end in s, and the exptime for the server; ``after_s``: seconds that the item
+        is kept after its ttl.
 
         One second more than what follows: the server's clock ticks in whole seconds and must not end a value before its
         header does.
         """
         if lifetime_s is None:
             return FOREVER, 0, 0
-        hard_s = math.ceil(lifetime_s) + 1 + (0 if note else math.ceil(self._after_s()))
+        hard_s = math.ceil(lifetime_s) + 1
+        # Beyond 30 days the wire takes a date, by the clock of the machine that stores: then the server's t tells no
+        # age. A ttl below that keeps to spans, however long it might have been served after it.
+        longest_s = RELATIVE_MAX_S if hard_s <= RELATIVE_MAX_S else _U32_MAX
+        hard_s = min(hard_s + math.ceil(after_s), longest_s)
         until = exptime(hard_s, created_s)
-        # What goes over the wire is capped in 2038; the header must say what the server was told.
+        # Dates are capped in 2038; the header must say what the server was told.
         told_s = until if until <= RELATIVE_MAX_S else until - int(created_s)
         return int(lifetime_s * 1000), min(hard_s, told_s), until
 

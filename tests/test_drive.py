@@ -7,7 +7,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
@@ -15,11 +15,33 @@ from support.threads import LIMIT_S, Outcome, eventually
 
 from cachekit import Cache, Policy, Unreachable
 from cachekit.addresses import parse_target
-from cachekit.flows.frames import FILLING
+from cachekit.flights import Flights
+from cachekit.flows.frames import FILLING, Filling, Notes, around
 from cachekit.hooks import Hooks
 from cachekit.ops import Compute, Exchange, Flow, Spawn
 from cachekit.sync.drive import run
 from cachekit.sync.fleet import Fleet
+
+
+def frame() -> Filling:
+    """What a run is inside of."""
+    return Filling(Flights(), b"key", 0.0, Notes())
+
+
+def test_what_outlives_a_run_is_inside_of_nothing() -> None:
+    """A copy of its context lives on in a task or a timer; nobody waits for that run any more."""
+    fleet = Fleet(parse_target("memory:"), Hooks())
+    copies: list[Any] = []
+
+    def inside() -> int:
+        copies.append(copy_context())
+        return len(around())
+
+    def flow() -> Flow[Any]:
+        return (yield Compute(inside, frame()))
+
+    assert run(flow(), fleet) == 1
+    assert copies[0].run(around) == []
 
 
 @pytest.mark.parametrize("kind", [StopIteration, RuntimeError, GeneratorExit, KeyboardInterrupt, SystemExit])
@@ -44,7 +66,7 @@ def test_a_stop_iteration_comes_through_where_giving_back_fails() -> None:
 
     def flow() -> Flow[Any]:
         try:
-            return (yield Compute(_raise(raised), None))
+            return (yield Compute(_raise(raised), frame()))
         except BaseException:
             with contextlib.suppress(Unreachable):
                 yield Exchange(0, b"md k\r\n", 1, 1)
@@ -120,19 +142,19 @@ def test_what_is_spawned_runs_in_a_copy_of_the_context_and_inside_of_nothing() -
     seen: list[Any] = []
 
     def behind() -> Flow[None]:
-        yield Compute(lambda: seen.append((place.get(), FILLING.get(), threading.current_thread().name)), "inner")
+        yield Compute(lambda: seen.append((place.get(), FILLING.get(), threading.current_thread().name)), frame())
 
     def spawning() -> Flow[Any]:
         return (yield Spawn(behind()))
 
     place.set("here")
-    token = FILLING.set(("outer",))  # type: ignore[arg-type]
+    token = FILLING.set((frame(),))
     try:
         assert run(spawning(), fleet) is True
     finally:
         FILLING.reset(token)
     fleet.close()
-    assert seen == [("here", ("inner",), seen[0][2])]
+    assert [(where, len(inside)) for where, inside, _ in seen] == [("here", 1)]
     assert seen[0][2].startswith("cachekit-refresh-")
 
 

@@ -268,6 +268,7 @@ def test_failures_that_are_answers_are_cached(cache: Cache) -> None:
         assert caught.value.code == 404
     assert runs == [7]
     assert find.info().hits == 2
+    assert find.explain(7).format == "failure, enveloped"
     with pytest.raises(NotFound):
         find.peek(7)
     assert cache.get(find.key(7), "nothing") == "nothing"

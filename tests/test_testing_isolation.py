@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -361,6 +362,45 @@ def test_functions_that_are_gone_are_not_kept(used: Cache) -> None:
     del square
     gc.collect()
     assert known() is None
+
+
+class Interloper:
+    """The lock of a cache, behind whose back another thread leaves a block whenever it is let go of."""
+
+    def __init__(self, cache: Cache, leave: Callable[[], object]) -> None:
+        self._lock, self._leave, self._deep = cache._lock, leave, 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._deep += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._deep -= 1
+        self._lock.release()
+        if not self._deep:
+            self._leave()
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_call_survives_a_block_that_another_thread_leaves_meanwhile(batch: bool) -> None:
+    """What it has just found goes away under its hands; it must not raise into code that only wanted a value."""
+    cache = make_cache()
+
+    @cache.batch
+    def loader(ids: list[int]) -> dict[int, int]:
+        return {n: n for n in ids}
+
+    function: Any = loader._one if batch else squares(cache)
+
+    def leave() -> None:
+        function._recipe = None
+        for name in ("_env", "_packer"):
+            cache.__dict__.pop(name, None)
+
+    cache._lock = Interloper(cache, leave)  # type: ignore[assignment]
+    assert function._ready() is not None
+    cache.__dict__.pop("_fleet", None)
+    assert cache._env is not None
 
 
 @pytest.mark.parametrize("wrong", ["memory:", None, Cache, lambda: None])

@@ -47,6 +47,7 @@ _FORMAT_NAMES: Final = {
     PICKLE: "pickle",
     NOTE: "note",
 }
+_NOTE_NAMES: Final = {b"P": "pass marker", b"A": "absent", b"E": "failure"}
 _COMPRESSION_NAMES: Final = {0: "", ZLIB: "zlib", ZSTD: "zstd", 3: "compression 3"}
 
 
@@ -80,11 +81,12 @@ def compression_of(flags: int) -> int:
     return flags >> 4 & 3 if is_ours(flags) else 0
 
 
-def describe(flags: int) -> str:
-    """What the flags say, in words: for tools and error messages."""
+def describe(flags: int, payload: bytes = b"") -> str:
+    """What the flags say, in words: for tools and error messages. ``payload``: tells one kind of note from another."""
     if flags == FOREIGN:
         return "foreign bytes"
     if not is_ours(flags):
         return f"unknown client flags {flags:#x}"
-    parts = [_FORMAT_NAMES.get(flags & 0x0F, f"own format {flags & 0x0F}"), _COMPRESSION_NAMES[flags >> 4 & 3]]
+    name = _FORMAT_NAMES.get(flags & 0x0F, f"own format {flags & 0x0F}")
+    parts = [_NOTE_NAMES.get(payload[:1], name) if flags & 0x0F == NOTE else name, _COMPRESSION_NAMES[flags >> 4 & 3]]
     return ", ".join([part for part in parts if part] + (["enveloped"] if flags & ENVELOPED else []))

@@ -7,7 +7,7 @@ from typing import Any
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError
 from cachekit.flights import Flight
-from cachekit.flows.frames import FILLING, Filling, Notes
+from cachekit.flows.frames import Filling, Notes, around
 from cachekit.ops import Compute, Flow, Join
 
 ROUNDS = 64
@@ -34,7 +34,7 @@ def longest_wait_s(env: Env) -> float:
     """Seconds that the current code may wait for another's run: inside a fill, half of what is left of its lease. Two
     processes whose fills want each other's value would otherwise wait for ever.
     """
-    outer = FILLING.get()
+    outer = around()
     return max(0.0, (min(frame.ends for frame in outer) - env.monotonic()) / 2) if outer else FOREVER_S
 
 
@@ -42,13 +42,13 @@ def join(env: Env, flight: Flight, timeout_s: float) -> Flow[bool | None]:
     """Wait for a run of this process, as ``ops.Join`` says; None also where that run waits for this very caller,
     perhaps by way of others.
     """
-    around = [each for frame in FILLING.get() for each in (frame.flight, *frame.wings) if each is not None]
-    if not env.flights.depart(around, flight):
+    outer = [each for frame in around() for each in (frame.flight, *frame.wings) if each is not None]
+    if not env.flights.depart(outer, flight):
         return None
     try:
         return (yield Join(flight, timeout_s))  # type: ignore[no-any-return]
     finally:
-        env.flights.arrive(around)
+        env.flights.arrive(outer)
 
 
 def run_unprotected(job: Job, env: Env) -> Flow[Any]:

@@ -8,7 +8,7 @@ from cachekit.env import Env, Job
 from cachekit.errors import DecodeError
 from cachekit.flows.alone import ROUNDS, run_bare, run_unprotected
 from cachekit.flows.fill import fill, pass_by
-from cachekit.flows.frames import FILLING
+from cachekit.flows.frames import around
 from cachekit.flows.lease import (
     Lease,
     ReadFailed,
@@ -18,7 +18,6 @@ from cachekit.flows.lease import (
     give_back,
     put_back,
     read,
-    serve_old,
     slide,
     void_and_read,
 )
@@ -55,10 +54,7 @@ def without_server(job: Job, env: Env) -> Flow[Any]:
 
 def inside_itself(job: Job, env: Env) -> bool:
     """Whether the current code runs inside a fill of the same entry: then it must run, and not wait for itself."""
-    inside = FILLING.get()
-    return bool(inside) and any(
-        outer.flights is env.flights and (outer.key == job.key or job.key in outer.more) for outer in inside
-    )
+    return any(outer.flights is env.flights and (outer.key == job.key or job.key in outer.more) for outer in around())
 
 
 class _Sight(NamedTuple):
@@ -89,18 +85,21 @@ def _compete(job: Job, env: Env, patience: Patience, replies: Replies | None, ea
         sight = _look(job, env, replies, eagerness)
         verdict = sight.standing.judgement.verdict
         if verdict is Verdict.DUE and not claimed:
-            replies, claimed = (yield from ask(claim(job, env))), True
+            try:
+                replies, claimed = (yield from ask(claim(job, env))), True
+            except ReadFailed as failure:
+                return (yield from _unclaimed(job, env, patience, sight.standing, failure))
             eagerness = CERTAIN if replies.replies[0].won else 0.0
             continue
         outcome = yield from _answer(job, env, patience, sight)
         if outcome is not None:
             return outcome[0]
         eagerness, claimed = 0.0, False
-        if verdict in _WAITED:
+        if verdict in _WAITED and sight.generations is not None:
             replies = None
             continue
         patience.missed("garbage" if verdict in _READABLE else verdict.value)
-        if verdict in _HOPELESS:
+        if verdict in _HOPELESS or sight.generations is None:
             break
         patience.rounds += 1
         if verdict is Verdict.AHEAD and patience.rounds == 1 and not sight.standing.reply.won:
@@ -109,6 +108,26 @@ def _compete(job: Job, env: Env, patience: Patience, replies: Replies | None, ea
             # Void: invalidated, unreadable, or due and not to be claimed (somebody's touch took its end away).
             replies = yield from ask(void_and_read(job, env, sight.lease.cas))
     return (yield from run_unprotected(job, env))
+
+
+def _unclaimed(job: Job, env: Env, patience: Patience, standing: Standing, failure: ReadFailed) -> Flow[Any]:
+    """The server was lost between the read and the claim: what the read showed is still in hand."""
+    env.trouble(job, failure.error)
+    env.read_lost(job.key)
+    if standing.judgement.servable():
+        old = patience.serve_old(standing)
+        if old is not None:
+            return old[0]
+    try:
+        value = yield from run_unprotected(job, env)
+    except Exception:
+        old = patience.serve_old(standing) if standing.rescues(env.monotonic()) else None
+        if old is None:
+            patience.missed("no answer")
+            raise
+        return old[0]
+    patience.missed("no answer")
+    return value
 
 
 def _look(job: Job, env: Env, replies: Replies, eagerness: float) -> _Sight:
@@ -128,14 +147,14 @@ def _answer(job: Job, env: Env, patience: Patience, sight: _Sight) -> Flow[tuple
     if verdict is Verdict.CLAIMED:
         outcome = yield from patience.take_over_if_due(lease, standing, generations)
         if outcome is None and judgement.servable():
-            outcome = serve_old(job, env, standing)
+            outcome = patience.serve_old(standing)
         return outcome or (yield from patience.wait(lease, standing, generations))
-    if verdict is Verdict.BUSY:
+    if verdict is Verdict.BUSY and generations is not None:
         return (yield from patience.wait(lease, standing, generations))
     if verdict is Verdict.THROTTLED:
-        return serve_old(job, env, standing)
+        return patience.serve_old(standing)
     if verdict is Verdict.WON:
-        return ((yield from renew(job, env, lease, standing, patience.missed)),)
+        return ((yield from renew(job, env, lease, standing, patience)),)
     if verdict is Verdict.PASS and judgement.header is not None:
         patience.missed(verdict.value)
         return ((yield from pass_by(job, env, lease, judgement.age_ms, judgement.header.ttl_ms)),)

@@ -25,7 +25,7 @@ from cachekit.errors import ServerError
 from cachekit.flights import Flight
 from cachekit.flows.alone import run_bare
 from cachekit.flows.frames import Filling, Notes
-from cachekit.flows.lease import Lease, Standing, give_back, opened, put_back, read, store
+from cachekit.flows.lease import Lease, Standing, claim, give_back, opened, put_back, store
 from cachekit.ops import Compute, Flow, Replies
 from cachekit.policy import Verdict
 from cachekit.recipe import Packed, numbers
@@ -183,6 +183,7 @@ def _rescued(
     finally:
         if flight is not None:
             packed = job.recipe.payload(standing.reply, standing.judgement)
+            flight.rescued = True
             env.flights.land(job.key, lease.cas, packed, flight)
     env.filled(job, seconds, "raised")
     return old
@@ -209,7 +210,7 @@ def pass_by(job: Job, env: Env, lease: Lease, age_ms: float, lifetime_ms: float)
 def refresh(job: Job, env: Env) -> Flow[Any]:
     """Run now, whatever is stored, and store the result under the CAS number that stood there before the run."""
     try:
-        replies: Replies = yield read(job, env)
+        replies: Replies = yield claim(job, env)  # nobody else is to refresh it meanwhile, nor let it slide
     except ServerError as error:
         env.trouble(job, error)
         env.read_lost(job.key)

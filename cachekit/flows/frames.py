@@ -14,7 +14,8 @@ class Notes:
     """What a running function says of its result, by ``cachekit.current()``; and the value that it would replace.
 
     ``ttl``: a parsed ttl in place of its policy's. ``store``: whether the result may be stored. ``kept``: the previous
-    value, which holds on under a new freshness. ``look``: opens the previous value, a 1-tuple or None.
+    value, which holds on under a new freshness. ``look``: opens the previous value, a 1-tuple or None. ``over``: the
+    function has ended; a task or a thread of its making, in a copy of its context, is inside of nothing any more.
     """
 
     # Defaults stand on the class: every run makes one of these, and few functions say anything.
@@ -22,6 +23,7 @@ class Notes:
     store = True
     kept: tuple[Any] | None = None
     look: Callable[[], tuple[Any] | None] | None = None
+    over = False
 
     @property
     def previous(self) -> Any:
@@ -46,3 +48,8 @@ class Filling(NamedTuple):
 
 FILLING: ContextVar[tuple[Filling, ...]] = ContextVar("cachekit_filling", default=())
 """The fills around the current code, outermost first: a fill that calls itself must not wait for itself."""
+
+
+def around() -> list[Filling]:
+    """The fills that the current code is inside of, outermost first, and that go on still."""
+    return [frame for frame in FILLING.get() if not frame.notes.over]

@@ -10,7 +10,7 @@ from cachekit.expiry import exptime
 from cachekit.meta import Reply
 from cachekit.ops import Exchange, Flow, Replies
 from cachekit.policy import Judgement, Verdict
-from cachekit.recipe import Recalled, Snapshot, give_back_request, store_request
+from cachekit.recipe import Recalled, Snapshot, give_back_request, numbers, store_request
 
 
 class Lease(NamedTuple):
@@ -131,18 +131,37 @@ def put_back(job: Job, env: Env, lease: Lease, standing: Standing, throttle_s: f
     """Give the claim on a value back, and keep the value: stored again as it is, it can be claimed by the next reader,
     at the earliest in ``throttle_s`` seconds.
     """
-    reply, judgement, seen = standing.reply, standing.judgement, standing.seen
-    header = judgement.header
-    waited_s, told_s = env.monotonic() - seen, reply.ttl or 0
-    left_s = told_s - int(waited_s)
-    if header is None or ((header.hard_s or reply.stale) and left_s < 1):
+    if (sealed := _as_it_was(job, env, standing, throttle_s)) is None:
         return (yield from give_back(job, env, lease.cas))
+    if (yield from send(job, env, lease, sealed)) != "lost":
+        return
+    # The connection that the claim was given on is gone, perhaps. Where the same value stands there still, under the
+    # same number, what we see of it on another one will do.
+    try:
+        replies: Replies = yield read(job, env)
+    except ServerError as error:
+        return env.trouble(job, error)
+    reply, header = replies.replies[0], standing.judgement.header
+    again = job.recipe.judge(reply, numbers(replies.replies[1:]), job.key, env.now()).header
+    if reply.cas == lease.cas and again is not None and header is not None and again.created_ms == header.created_ms:
+        yield from send(job, env, lease._replace(since=replies.sent_at), sealed)
+    elif reply.won and reply.cas:
+        yield from give_back(job, env, reply.cas)
+
+
+def _as_it_was(job: Job, env: Env, standing: Standing, throttle_s: float) -> tuple[int, bytes, int] | None:
+    """The standing entry as it is to be stored again; None: its time is over."""
+    reply, judgement = standing.reply, standing.judgement
+    header, waited_s, told_s = judgement.header, env.monotonic() - standing.seen, reply.ttl or 0
+    left_s = told_s - int(waited_s)
+    if header is None or (header.hard_s and left_s < 1):
+        return None
     age_ms = judgement.age_ms + waited_s * 1000.0
-    if header.hard_s or reply.stale:
+    if header.hard_s:
         # Its end is set anew, so the age that the server sees is told anew, in step with it. It never gets less, also
         # where this machine's clock is behind and can't tell what part of a second has passed by the server's.
         behind = env.now() * 1000.0 - header.created_ms < age_ms - 500.0
-        known_s = 0 if reply.stale else header.hard_s - told_s + int(waited_s + behind)
+        known_s = header.hard_s - told_s + int(waited_s + behind)
         header = header._replace(hard_s=min(left_s + max(known_s, round(age_ms / 1000.0)), 2**32 - 1))
     if throttle_s:
         header = header._replace(retry_ms=int(age_ms + throttle_s * 1000.0))
@@ -151,8 +170,7 @@ def put_back(job: Job, env: Env, lease: Lease, standing: Standing, throttle_s: f
         over = max(0, header.ttl_ms - int(age_ms))
         header = header._replace(ttl_ms=header.ttl_ms - over, stale_ms=header.stale_ms + over)
     until = exptime(left_s if header.hard_s else None, env.now())
-    sealed = job.recipe.reseal(reply, header, judgement.payload_at, until)
-    yield from send(job, env, lease, sealed)
+    return job.recipe.reseal(reply, header, judgement.payload_at, until)
 
 
 def slide(job: Job, env: Env, lease: Lease, standing: Standing) -> Flow[None]:
@@ -166,14 +184,6 @@ def slide(job: Job, env: Env, lease: Lease, standing: Standing) -> Flow[None]:
         return  # a new CAS number would void the refresh under way
     sealed = job.recipe.slid(standing.reply, header, standing.judgement.payload_at, age_ms, env.now())
     yield from send(job, env, lease, sealed)
-
-
-def serve_old(job: Job, env: Env, standing: Standing) -> tuple[Any] | None:
-    """The standing value in a 1-tuple, counted as served while somebody refreshes it; None: it can't be read."""
-    old = opened(job, standing)
-    if old is not None:
-        env.hit(job, standing.judgement.header, stale=standing.is_stale())
-    return old
 
 
 def opened(job: Job, standing: Standing) -> tuple[Any] | None:

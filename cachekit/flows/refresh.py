@@ -4,13 +4,14 @@ while.
 
 # Annotations are not postponed here, as in the other flows.
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cachekit.env import Env, Job
 from cachekit.errors import ServerError
 from cachekit.flights import Flight
 from cachekit.flows.alone import join, outcome_of
+from cachekit.flows.caller import Caller
 from cachekit.flows.fill import fill
 from cachekit.flows.lease import Lease, Standing, give_back, opened, read
 from cachekit.ops import Flow, Replies, Spawn
@@ -21,21 +22,21 @@ _STANDING = frozenset({Verdict.FRESH, Verdict.WON, Verdict.CLAIMED, Verdict.DUE}
 """What a claimed value may be found to be when it is looked at again: it is claimed, or its claim was given back."""
 
 
-def renew(job: Job, env: Env, lease: Lease, standing: Standing, missed: Callable[[str], None]) -> Flow[Any]:
+def renew(job: Job, env: Env, lease: Lease, standing: Standing, caller: Caller) -> Flow[Any]:
     """Refresh the ``standing`` value under the claim on it; returns the new value, or the old one where that may be
-    served and the new one takes too long. ``missed`` is told why where the caller is not served what is stored.
+    served and the new one takes too long. ``caller`` is told how it went.
     """
     terms = job.recipe.terms
     if terms.background and standing.judgement.servable():
         old = opened(job, standing)
-        if old is not None and (yield Spawn(_behind(job, env, lease))):
-            env.hit(job, standing.judgement.header, stale=standing.is_stale())
+        if old is not None and (yield Spawn(_behind(_detached(job), env, lease))):
+            caller.old_served(standing)
             return old[0]
     elif terms.soft_timeout_s is not None and standing.rescues(env.monotonic()):
         old = opened(job, standing)
         if old is not None:
-            return (yield from _renew_within(terms.soft_timeout_s, old, job, env, lease, standing, missed))
-    return (yield from _renew_here(job, env, lease, standing, missed))
+            return (yield from _renew_within(terms.soft_timeout_s, old, job, env, lease, standing, caller))
+    return (yield from _renew_here(job, env, lease, standing, caller))
 
 
 def _why(standing: Standing) -> str:
@@ -50,7 +51,7 @@ def _renew_here(
     env: Env,
     lease: Lease,
     standing: Standing,
-    missed: Callable[[str], None],
+    caller: Caller,
     flight: Flight | None = None,
 ) -> Flow[Any]:
     """The caller runs the function himself; whether that was a miss shows at the end."""
@@ -59,9 +60,9 @@ def _renew_here(
         return (yield from fill(job, env, lease, standing, flight, rescued))
     finally:
         if rescued:
-            env.hit(job, standing.judgement.header, stale=standing.is_stale())
+            caller.old_served(standing)
         else:
-            missed(_why(standing))
+            caller.missed(_why(standing))
 
 
 def _renew_within(
@@ -71,23 +72,45 @@ def _renew_within(
     env: Env,
     lease: Lease,
     standing: Standing,
-    missed: Callable[[str], None],
+    caller: Caller,
 ) -> Flow[Any]:
     """Wait so long for the new value, then serve the old one and let the run go on."""
     flight, pilot = env.flights.board(job.key, lease.cas, lease.generations)
     if pilot:
-        env.flights.find(
-            job.key, lease.cas
-        )  # joined under the lock: two who make its gate at once shut one another out
+        # Joined under the lock: two who make its gate at once would shut one another out.
+        env.flights.find(job.key, lease.cas)
         flight.hand_over()
-        if not (yield Spawn(_behind(job, env, lease, flight))):
-            return (yield from _renew_here(job, env, lease, standing, missed, flight))
+        if not (yield Spawn(_behind(_detached(job), env, lease, flight))):
+            return (yield from _renew_here(job, env, lease, standing, caller, flight))
     landed = yield from join(env, flight, timeout_s)
     if landed and (flight.landed or flight.error is not None):
-        missed(_why(standing))
+        if flight.rescued:
+            caller.old_served(standing)
+        else:
+            caller.missed(_why(standing))
         return (yield from outcome_of(job, env, flight))
-    env.hit(job, standing.judgement.header, stale=standing.is_stale())
+    caller.old_served(standing)
     return old[0]
+
+
+def _detached(job: Job) -> Job:
+    """The job with containers of its own: its caller goes on before it is done, and may change what he passed."""
+    compute = job.compute
+    if not isinstance(compute, partial):
+        return job
+    arguments = [_copied(each) for each in compute.args]
+    named = {name: _copied(each) for name, each in compute.keywords.items()}
+    return job._replace(compute=partial(compute.func, *arguments, **named))
+
+
+def _copied(value: Any) -> Any:
+    """Containers, at every depth, and arrays are copied. Other objects are what they are: they may be sessions."""
+    kind = type(value)
+    if kind in (list, tuple, set, frozenset):
+        return kind(map(_copied, value))
+    if kind is dict:
+        return {key: _copied(each) for key, each in value.items()}
+    return value.copy() if kind is bytearray or kind.__name__ == "ndarray" else value
 
 
 def _behind(job: Job, env: Env, lease: Lease, flight: Flight | None = None) -> Flow[Any]:

@@ -7,33 +7,27 @@ from typing import Any
 from cachekit.env import Env, Job
 from cachekit.flights import Flight
 from cachekit.flows.alone import join, longest_wait_s, outcome_of, relieve, run_unprotected
+from cachekit.flows.caller import Caller
 from cachekit.flows.fill import fill
-from cachekit.flows.lease import Lease, Standing, ask, opened, serve_old
+from cachekit.flows.lease import Lease, Standing, ask, opened
 from cachekit.flows.refresh import renew
 from cachekit.ops import Exchange, Flow, Sleep
 from cachekit.policy import Judgement, lease_age_s
 from cachekit.recipe import take_over_request
 
 
-class Patience:
+class Patience(Caller):
     """How one caller waits for another's run: first for a flight of this process, else by asking again with growing
     pauses.
     """
 
-    __slots__ = ("_counted", "began", "env", "job", "limit_s", "rounds")
+    __slots__ = ("began", "limit_s", "rounds")
 
     def __init__(self, job: Job, env: Env) -> None:
-        self.job, self.env = job, env
+        super().__init__(job, env)
         self.began: float | None = None
         self.rounds = 0
-        self._counted = False
         self.limit_s = longest_wait_s(env)
-
-    def missed(self, reason: str) -> None:
-        """Nothing usable is stored; counted once a call."""
-        if not self._counted:
-            self._counted = True
-            self.env.missed(self.job, reason)
 
     def served(self, judgement: Judgement) -> None:
         """A stored value came in the end: after a wait, or as an ordinary hit that took the long way."""
@@ -54,13 +48,14 @@ class Patience:
             self.began = now
         waited = now - self.began
         if waited >= self.limit_s:
+            self.missed("being filled")
             return ((yield from run_unprotected(job, env)),)
         left = self.limit_s - waited
         soft = job.recipe.terms.soft_timeout_s
         softly = soft is not None and standing.rescues(env.monotonic()) and opened(job, standing) is not None
         if soft is not None and softly:
             if waited >= soft:
-                return serve_old(job, env, standing)
+                return self.serve_old(standing)
             left = min(left, soft - waited)
         else:
             self.missed("being filled")
@@ -131,6 +126,6 @@ class Patience:
             return None
         env.forget_seen(job.key)
         if header is not None:
-            return ((yield from renew(job, env, lease, standing, self.missed)),)
+            return ((yield from renew(job, env, lease, standing, self)),)
         self.missed("being filled")
         return ((yield from fill(job, env, lease)),)

@@ -59,6 +59,7 @@ def perform(op: Op, fleet: Fleet) -> Any:
         try:
             return op.call()
         finally:
+            op.frame.notes.over = True
             FILLING.reset(token)
     return _OTHERS[type(op)](op, fleet)
 

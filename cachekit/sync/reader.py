@@ -58,6 +58,9 @@ def reader(recipe: Recipe, fleet: Fleet, env: Env) -> Reader:
                 data = connection.complete(data, and_more=grouped)
         except ServerError as error:
             return slow.after_failure(slow.job(key, index, function, args, kwargs), connection, error)
+        except BaseException:
+            env.read_lost(key)  # an interrupt; the reply that will never be read may hold a lease
+            raise
         value = glance(key, data, opaque, index)
         if value is not NOT_PLAIN and value is not EARLY:
             row.append(connection)
