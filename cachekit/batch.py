@@ -16,6 +16,7 @@ from cachekit.env import Env, Job
 from cachekit.errors import ConfigurationError
 from cachekit.expiry import Ttl, TtlLike, parse_ttl
 from cachekit.flows.batch import NOTHING, LoaderRecipe, batch, refresh_all, tell_all
+from cachekit.flows.refresh import copied
 from cachekit.flows.together import ComputeAll
 from cachekit.function import CachedFunction, Explanation
 from cachekit.meta import md
@@ -208,12 +209,18 @@ class BatchFunction(Generic[K, V, P]):
         name = self._one.__name__
         if isinstance(ids, str | bytes | bytearray) or not isinstance(ids, Iterable):
             raise TypeError(f"{name}() takes an iterable of ids; for one id alone, write {name}([id])")
+        terms = self._one._ready().terms
+        if terms.background or terms.soft_timeout_s is not None:  # the caller goes on while the loader runs
+            args, kwargs = copied(args), copied(dict(kwargs))
         asked = _Asked([], {}, [], [], lambda ids: self._one.uncached(*owner, ids, *args, **kwargs), name)
         make, by_key = self._one._make, dict[bytes, int]()
         for each in ids:
             asked.given.append(each)
             key = make(*owner, each, *args, **kwargs)
-            at = asked.places.get(each)
+            try:
+                at = asked.places.get(each)
+            except TypeError as error:
+                raise TypeError(f"{name}() was given an id that can't be hashed ({type(each).__qualname__})") from error
             if at is not None and asked.keys[at] != key:
                 kinds = f"{type(asked.ids[at]).__qualname__} and {type(each).__qualname__}"
                 raise TypeError(f"{name}() was asked for two equal ids ({kinds}) that are different entries; ask twice")
@@ -310,8 +317,20 @@ class BatchDecorator:
         )
         positional = [p for p in keys.signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
         if len(positional) < (2 if binds == "class" or names_owner(one) else 1):
-            raise ConfigurationError(f"{keys.name}{keys.signature} takes no ids: they are its first parameter")
+            raise ConfigurationError(
+                f"{keys.name}{keys.signature} takes no ids: they come first, as in def load(ids: list[int])"
+            )
+        self._check_keys(keys.name, positional[1 if binds == "class" or names_owner(one) else 0].name)
         return BatchFunction(one, binds)
+
+    def _check_keys(self, name: str, ids: str) -> None:
+        """Each id has an entry of its own only if the key says which it is."""
+        template, ignored = self._decorator.keys["key"], self._decorator.keys["ignore"]
+        if ids in tuple(ignored) or (isinstance(template, str) and f"{{{ids}" not in template):
+            raise ConfigurationError(
+                f"{name}: all ids would share one entry; the key must hold {{{ids}}}: "
+                "take it out of ignore=, put it into key="
+            )
 
 
 def names_owner(one: CachedFunction[..., Any]) -> bool:

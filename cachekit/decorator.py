@@ -39,7 +39,7 @@ class Decorator:
         self._cache = cache
         self.policy = Policy(**fields).over(checked(policy))
         contradiction(self.policy, self.policy.over(cache._policy).over(DEFAULTS))
-        self._keys = {"key": key, "ignore": ignore, "namespace": namespace, "version": version}
+        self.keys: dict[str, Any] = {"key": key, "ignore": ignore, "namespace": namespace, "version": version}
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
@@ -73,7 +73,7 @@ class Decorator:
             raise ConfigurationError(f"{name} is async: this version of cachekit caches sync functions only")
         if inspect.isgeneratorfunction(inner):
             raise ConfigurationError(f"{name} is a generator: return a list, which can be stored")
-        return inner, compile_keys(inner, prefix=self._cache.prefix, **self._keys)  # type: ignore[arg-type]
+        return inner, compile_keys(inner, prefix=self._cache.prefix, **self.keys)
 
 
 def meant(option: str, known: tuple[str, ...] = OPTIONS) -> str:

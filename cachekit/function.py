@@ -16,6 +16,7 @@ from cachekit.codecs.flags import describe
 from cachekit.env import Job
 from cachekit.errors import ConfigurationError, ServerError
 from cachekit.flows.fill import refresh
+from cachekit.flows.many import many
 from cachekit.frozen import Frozen
 from cachekit.hooks import Invalidate
 from cachekit.meta import md
@@ -188,15 +189,12 @@ class CachedFunction(Generic[P, R]):
         keys = [self._make(*call.args, **call.kwargs) for call in wanted]
         if self._cache.is_disabled():
             return [call() for call in wanted]
-        found = self._stored(keys)
-        results = []
-        for key, call in zip(keys, wanted, strict=True):
-            if key in found:
-                self._cache._env.hit(self._job(key, call.args, call.kwargs), found[key].header)
-                results.append(found[key].get())
-            else:
-                results.append(call())
-        return results
+        if not wanted or self._ready().ttl == 0:
+            return [call() for call in wanted]
+        jobs = {key: self._job(key, call.args, call.kwargs) for key, call in zip(keys, wanted, strict=True)}
+        values = run(many(list(jobs.values()), self._cache._env), self._cache._fleet)
+        found = dict(zip(jobs, values, strict=True))
+        return [found[key] for key in keys]
 
     def invalidate_all(self) -> bool:
         """Void every entry of this function, on every server, at a cost that does not depend on how many there are.

@@ -106,18 +106,20 @@ class Recipe:
         if plain and isinstance(ttl, float) and 0 < ttl <= 86_400:
             self.steady = self._times(ttl, 0.0, lease_s)
         self.stub_s = max(math.ceil(lease_s) * STUBS_PER_LEASE, STUB_S)
+        stub = b" N%d" % self.stub_s
+        self.read_template = self._template(stub, b"")
         # R fires when less than that is left, and on nothing that was claimed (protocol.txt, "Meta Get").
-        self.read_template = self._template(b"")
+        asking = {"read": stub, "claim": stub + b" R2147483647", "look": b""}
         self.templates = {
-            (claim, explicit): self._template(b" R2147483647" if claim else b"", b" E%d" if explicit else b"")
-            for claim in (False, True)
+            (what, explicit): self._template(flags, b" E%d" if explicit else b"")
+            for what, flags in asking.items()
             for explicit in (False, True)
         }
 
-    def _template(self, claim: bytes, explicit: bytes = b"") -> bytes:
+    def _template(self, asking: bytes, explicit: bytes) -> bytes:
         """What a read is filled into: key, perhaps a CAS number, token; and again for each generation."""
         behind = [key.replace(b"%", b"%%") for key in self.generations]
-        lines = [b"mg %%b c f t v N%d" % self.stub_s + claim, *(b"mg %b c N0" % key for key in behind)]
+        lines = [b"mg %b c f t v" + asking, *(b"mg %b c N0" % key for key in behind)]
         return b"".join([line + explicit + b" O%d\r\n" for line in lines])
 
     def read(self, key: bytes, opaque: int, number: int = 0, *, claim: bool = False) -> bytes:
@@ -127,10 +129,17 @@ class Recipe:
         ``number``: the CAS number to give to what this read makes, on servers that take one; 0: the server counts.
         ``claim``: ask for the right to refresh what stands there, too.
         """
+        return self._filled("claim" if claim else "read", key, opaque, number)
+
+    def look(self, key: bytes, opaque: int, number: int = 0) -> bytes:
+        """The same read without asking for a lease where nothing is stored."""
+        return self._filled("look", key, opaque, number)
+
+    def _filled(self, what: str, key: bytes, opaque: int, number: int) -> bytes:
         behind = len(self.generations)
         if number:
-            return self.templates[claim, True] % (key, number, opaque, *(number, opaque) * behind)
-        return self.templates[claim, False] % (key, opaque, *(opaque,) * behind)
+            return self.templates[what, True] % (key, number, opaque, *(number, opaque) * behind)
+        return self.templates[what, False] % (key, opaque, *(opaque,) * behind)
 
     def expire_request(self, key: bytes, opaque: int, number: int = 0) -> bytes:
         """Mark what stands there as stale: the next reader gets the W, the others may be served it meanwhile. It ends

@@ -585,3 +585,26 @@ def test_classmethods_and_staticmethods() -> None:
         assert place.outside_static([1]) == {1: "static 1"}
         assert place.inside_static([1]) == {1: "inside 1"}
         assert place.of_class.peek([1]) == {1: "1 of Shop"}
+
+
+@pytest.mark.parametrize("options", [{"ignore": ["ids"]}, {"key": "price:{currency}"}])
+def test_a_key_without_the_id_is_refused(options: dict[str, Any]) -> None:
+    """All ids would share one entry, and each would be given another's value."""
+
+    def prices(ids: list[int], currency: str = "EUR") -> dict[int, str]:
+        return {each: f"{each} {currency}" for each in ids}
+
+    with pytest.raises(ConfigurationError, match="all ids would share one entry"):
+        Cache("memory:").batch(**options)(prices)
+    assert Cache("memory:").batch(key="price:{ids}:{currency}")(prices)([1, 2]) == {1: "1 EUR", 2: "2 EUR"}
+
+
+def test_an_id_that_cannot_be_hashed_says_so() -> None:
+    """A dict is returned, so ids must be hashable."""
+
+    @Cache("memory:").batch
+    def load(ids: list[Any]) -> dict[Any, int]:
+        return {}
+
+    with pytest.raises(TypeError, match=r"load\(\) was given an id that can't be hashed \(list\)"):
+        load([[1]])

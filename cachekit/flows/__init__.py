@@ -3,9 +3,11 @@
 ===============  ====================================================================================
 ``call.py``      the way of one call: judge the reply, then serve, refresh, fill, wait, or run alone
 ``refresh.py``   a stored value that is due: refresh it here, in the background, or for a while only
+``caller.py``    how one call ends in the counts
 ``wait.py``      somebody else runs: wait for him, take over from him, or stop waiting
 ``fill.py``      run under a lease, store the result, and what becomes of the lease where that fails
 ``alone.py``     run without a lease, and store nothing
+``many.py``       many calls, each with a run of its own; one window of reads
 ``batch.py``     many keys, one run of a loader
 ``together.py``  many of these stories at once: common windows, one run for all
 ``lease.py``     the lease, and the requests about it

@@ -98,18 +98,18 @@ def _detached(job: Job) -> Job:
     compute = job.compute
     if not isinstance(compute, partial):
         return job
-    arguments = [_copied(each) for each in compute.args]
-    named = {name: _copied(each) for name, each in compute.keywords.items()}
+    arguments = [copied(each) for each in compute.args]
+    named = {name: copied(each) for name, each in compute.keywords.items()}
     return job._replace(compute=partial(compute.func, *arguments, **named))
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """Containers, at every depth, and arrays are copied. Other objects are what they are: they may be sessions."""
     kind = type(value)
     if kind in (list, tuple, set, frozenset):
-        return kind(map(_copied, value))
+        return kind(map(copied, value))
     if kind is dict:
-        return {key: _copied(each) for key, each in value.items()}
+        return {key: copied(each) for key, each in value.items()}
     return value.copy() if kind is bytearray or kind.__name__ == "ndarray" else value
 
 

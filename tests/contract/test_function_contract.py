@@ -293,7 +293,7 @@ def test_unknown_options_are_refused_at_decoration() -> None:
         cached(cache, tll=5)
     with pytest.raises(ConfigurationError, match="policy=Policy\\(jitter="):
         cached(cache, jitter=0.1)
-    with pytest.raises(TypeError):
+    with pytest.raises(ConfigurationError, match="did you mean ttl="):
         Policy(tll=5)  # type: ignore[call-arg]
     bad: list[dict[str, Any]] = [
         {"policy": {"ttl": 5}},

@@ -1,0 +1,95 @@
+"""Many calls of one function: one window of reads over all servers, then each call that was not served by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cachekit.env import Env, Job
+from cachekit.errors import DecodeError, ServerError
+from cachekit.flows.call import call
+from cachekit.flows.lease import Lease, Standing, put_back
+from cachekit.flows.together import SharedEnv
+from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather, Replies
+from cachekit.policy import Verdict
+from cachekit.recipe import Recalled, numbers
+
+
+def many(jobs: list[Job], env: Env) -> Flow[list[Any]]:
+    """The values of ``jobs``, all of one recipe and no key twice, in their order. Raises what the function raises; the
+    calls after that are not made.
+    """
+    reading = _Reading(jobs, env)
+    yield from reading.read()
+    values = reading.values
+    try:
+        for position, job in enumerate(jobs):
+            if position not in values:
+                replies, early = reading.others.pop(position, (None, False))
+                values[position] = yield from call(job, env, replies, early=early)
+    except GeneratorExit:
+        raise
+    except BaseException:
+        yield from reading.give_back()
+        raise
+    return [values[position] for position in range(len(jobs))]
+
+
+class _Reading:
+    """What the window brought: ``values`` that are fresh, by position, and of the ``others`` what is known of them."""
+
+    def __init__(self, jobs: list[Job], env: Env) -> None:
+        self.jobs, self.env = jobs, env
+        self.recipe = jobs[0].recipe
+        self.values: dict[int, Any] = {}
+        self.others: dict[int, tuple[Replies | None, bool]] = {}
+        self._shared = SharedEnv(env, self.recipe)
+
+    def read(self) -> Flow[None]:
+        """Ask every server for its keys, batch after bounded batch. No leases are asked for: whoever is to run holds
+        one for as long as he runs, and not while others do.
+        """
+        waiting: dict[int, list[int]] = {}
+        for position, job in enumerate(self.jobs):
+            waiting.setdefault(job.server, []).append(position)
+        while waiting:
+            lots = {server: positions[:BATCH_KEYS] for server, positions in waiting.items()}
+            waiting = {server: rest for server, all_ in waiting.items() if (rest := all_[BATCH_KEYS:])}
+            outcomes = yield Gather(tuple(self._exchange(server, lot) for server, lot in lots.items()))
+            for lot, outcome in zip(lots.values(), outcomes, strict=True):
+                if not isinstance(outcome, ServerError):  # else each call hears of it for itself
+                    self._look(lot, outcome)
+
+    def _exchange(self, server: int, lot: list[int]) -> Exchange:
+        shared = self._shared
+        asked = [self.recipe.look(self.jobs[position].key, shared.token, self.env.number(server)) for position in lot]
+        parts = [shared.cut(request, 1 + shared.groups) for request in asked]
+        request = b"".join([*(own for own, _ in parts), parts[-1][1]])
+        return Exchange(server, request, len(lot) + shared.groups, shared.token, retry=True)
+
+    def _look(self, lot: list[int], outcome: Replies) -> None:
+        env, recipe, behind = self.env, self.recipe, outcome.replies[len(lot) :]
+        generations = numbers(behind)
+        for position, reply in zip(lot, outcome.replies, strict=False):
+            if reply.code != "VA":
+                continue
+            job = self.jobs[position]
+            judgement = recipe.judge(reply, generations, job.key, env.now(), env.draw(recipe.terms.beta))
+            if judgement.verdict is Verdict.FRESH and not recipe.terms.sliding:
+                try:
+                    self.values[position] = recipe.open(reply, judgement)
+                    env.hit(job, judgement.header)
+                    continue
+                except (DecodeError, Recalled):
+                    pass  # the call will say what is to be done
+            known = Replies([reply, *behind], outcome.sent_at)
+            self.others[position] = known, judgement.verdict is Verdict.DUE
+
+    def give_back(self) -> Flow[None]:
+        """A read may hand over the right to refresh what was invalidated softly: those calls are not made now."""
+        for position, (replies, _) in self.others.items():
+            job, generations = self.jobs[position], None if replies is None else numbers(replies.replies[1:])
+            if replies is not None and replies.replies[0].won and generations is not None:
+                reply = replies.replies[0]
+                judgement = self.recipe.judge(reply, generations, job.key, self.env.now())
+                lease = Lease(reply.cas or 0, replies.sent_at, generations)
+                yield from put_back(job, self.env, lease, Standing(reply, judgement, self.env.monotonic()))
