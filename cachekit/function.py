@@ -15,8 +15,6 @@ from cachekit.codecs.envelope import FOREVER
 from cachekit.codecs.flags import describe
 from cachekit.env import Job
 from cachekit.errors import ConfigurationError, ServerError
-from cachekit.flows.fill import refresh
-from cachekit.flows.many import many
 from cachekit.frozen import Frozen
 from cachekit.hooks import Invalidate
 from cachekit.meta import md
@@ -25,7 +23,6 @@ from cachekit.policy import Policy, Verdict
 from cachekit.recipe import Recipe
 from cachekit.sync.drive import run
 from cachekit.sync.look import Sight, Stored, stored
-from cachekit.sync.reader import Reader, reader
 from cachekit.sync.window import gather
 from cachekit.tally import Info
 from cachekit.types import MISS, Key, Miss
@@ -33,6 +30,7 @@ from cachekit.types import MISS, Key, Miss
 if TYPE_CHECKING:
     from cachekit.cache import Cache
     from cachekit.keys.compile import KeyMaker
+    from cachekit.sync.reader import Reader
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -131,6 +129,8 @@ class CachedFunction(Generic[P, R]):
         """Run the function now, store what it returns, and return it. An invalidation during the run still wins."""
         if self._cache.is_disabled():
             return self._function(*args, **kwargs)
+        from cachekit.flows.fill import refresh  # noqa: PLC0415 - see _first_read
+
         job = self._job(self._make(*args, **kwargs), args, kwargs)
         return run(refresh(job, self._cache._env), self._cache._fleet)  # type: ignore[no-any-return]
 
@@ -191,6 +191,8 @@ class CachedFunction(Generic[P, R]):
             return [call() for call in wanted]
         if not wanted or self._ready().ttl == 0:
             return [call() for call in wanted]
+        from cachekit.flows.many import many  # noqa: PLC0415 - see _first_read
+
         jobs = {key: self._job(key, call.args, call.kwargs) for key, call in zip(keys, wanted, strict=True)}
         values = run(many(list(jobs.values()), self._cache._env), self._cache._fleet)
         found = dict(zip(jobs, values, strict=True))
@@ -260,6 +262,9 @@ class CachedFunction(Generic[P, R]):
         return recipe  # cachekit.testing may have taken it away again
 
     def _first_read(self, key: bytes, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        # What only a call needs is loaded by the first one, and not by who imports cachekit (docs/design/imports.md).
+        from cachekit.sync.reader import reader  # noqa: PLC0415
+
         with self._cache._lock:  # cachekit.testing may be putting another server under it
             self._read = reader(self._ready(), self._cache._fleet, self._cache._env)
         return self._read(key, function, args, kwargs)

@@ -28,7 +28,6 @@ from cachekit.errors import (
     Unreachable,
 )
 from cachekit.expiry import Ttl, exptime, lifetime_s, parse_ttl
-from cachekit.flows.call import call
 from cachekit.hooks import Trouble
 from cachekit.keys import wire_key, wire_keys
 from cachekit.meta import Reply
@@ -257,6 +256,8 @@ class Verbs:
 
         However many processes ask at once, one of them runs ``compute`` and the others wait for it.
         """
+        from cachekit.flows.call import call  # noqa: PLC0415 - see CachedFunction._first_read
+
         wire = wire_key(self._prefix, key)
         recipe = Recipe(
             name="get_or_set",
