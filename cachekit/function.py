@@ -117,8 +117,7 @@ class CachedFunction(Generic[P, R]):
 
     def expire(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Invalidate this call's entry softly: the next caller refreshes it, and the others are served the old value
-        meanwhile, as long as it may be stale by its header, and for five minutes (three leases, or ``stale`` and
-        ``stale_if_error`` together, where that is longer) at most.
+        meanwhile, as long as it may be stale by its header.
 
         True once its server has acknowledged. A fill under way is voided: what it stores would be older.
         """
