@@ -16,7 +16,7 @@ from support.threads import Outcome, eventually
 from cachekit import MISS, Cache, Policy, current
 from cachekit.hooks import Fill, Hit
 
-SHORT = 0.25
+SHORT = 0.4
 """A ttl in seconds that a test can sit out."""
 
 
@@ -355,7 +355,7 @@ def test_a_failed_refresh_does_not_undo_expire(cache: Cache) -> None:
 
 def test_an_early_refresh_is_one_callers(cache: Cache) -> None:
     """Near its end one reader refreshes, whoever else reads is served the fresh value, and none of them waits."""
-    source = Source(cache, ttl=4)
+    source = Source(cache, ttl=6)
     source.shut()
     first = Outcome(source.call, 1)
     assert eventually(lambda: source.runs == 1)
@@ -364,7 +364,7 @@ def test_an_early_refresh_is_one_callers(cache: Cache) -> None:
     assert first.result() == 0
     cache._env.luck = lambda: 1e9
     assert source.call(1) == 0
-    assert eventually(lambda: (source.call.explain(1).age_s or 0.0) > 3.2)
+    assert eventually(lambda: (source.call.explain(1).age_s or 0.0) > 4.8)
     source.shut()
     refreshing = Outcome(source.call, 1)
     assert eventually(lambda: source.runs == 2)
@@ -481,10 +481,10 @@ def test_ttl_zero_runs_and_stores_nothing(cache: Cache) -> None:
 
 def test_a_value_that_is_used_lives_on(cache: Cache) -> None:
     """sliding: each use after a tenth of the ttl gives the whole ttl again; without use it ends."""
-    source = Source(cache, ttl=1.0, sliding=True)
+    source = Source(cache, ttl=2.0, sliding=True)
     source.call(1)
     began = time.monotonic()
-    while time.monotonic() - began < 2.5:
+    while time.monotonic() - began < 4.5:
         assert source.call(1) == 0
         time.sleep(0.1)
     assert source.runs == 1
@@ -505,7 +505,8 @@ def test_a_machine_with_a_wrong_clock_serves_nothing_old(url: str, cache: Cache,
     cache._env.now = lambda: now() + hours * 3600
     if hours < 0:
         assert source.call(1) == 0
-    limit_s = 1.5 + 2.1  # the server's seconds, and the second by which its clock may be off
+    # The server's seconds, the second by which its clock may be off, and time for a busy machine.
+    limit_s = 1.5 + 2.0 + 2.0
     assert eventually(lambda: source.call(1) == 1, limit_s)
     assert time.monotonic() - stored < limit_s
 

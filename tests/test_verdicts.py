@@ -20,7 +20,7 @@ from cachekit.policy import CERTAIN, Verdict
 from cachekit.recipe import Snapshot, numbers
 from cachekit.sync.drive import perform
 
-SHORT = 0.25
+SHORT = 0.4
 
 
 class Stage:

@@ -225,7 +225,7 @@ class Verbs:
         commands: dict[bytes, bytes] = {}
         names: dict[bytes, str] = {}
         lost: list[str] = []
-        pack, limit = self._packer.pack, self._max_value_bytes
+        pack, limit, explicit = self._packer.pack, self._max_value_bytes, self._env.explicit
         for wire, (key, value) in zip(wire_keys(self._prefix, list(values)), values.items(), strict=True):
             try:
                 end = self._until(parsed, value) if until is None else until
@@ -237,8 +237,11 @@ class Verbs:
                 self._unstorable(wire, error)
                 continue
             names[wire] = key
-            how = self._numbered(wire, b"")
-            commands[wire] = b"ms %b %d F%d T%d%b\r\n%b\r\n" % (wire, len(payload), flags, end, how, payload)
+            if explicit:
+                how = self._numbered(wire, b"")
+                commands[wire] = b"ms %b %d F%d T%d%b\r\n%b\r\n" % (wire, len(payload), flags, end, how, payload)
+            else:
+                commands[wire] = b"ms %b %d F%d T%d\r\n%b\r\n" % (wire, len(payload), flags, end, payload)
         return lost + [names[wire] for wire in self._send_all(commands)]
 
     def delete_many(self, keys: Iterable[str]) -> list[str]:
@@ -322,7 +325,8 @@ class Verbs:
         except CacheError as error:
             return self._unstorable(wire, error, how in _REPLACING)
         opaque = next(self._env.opaques)
-        how = self._numbered(wire, how)
+        if self._env.explicit:
+            how = self._numbered(wire, how)
         line = b"ms %b %d F%d T%d%b O%d\r\n" % (wire, len(payload), flags, until, how, opaque)
         request = (line, payload, b"\r\n") if len(payload) > _BESIDE else line + payload + b"\r\n"
         reply = self._command(wire, request, opaque)
@@ -330,7 +334,7 @@ class Verbs:
 
     def _numbered(self, wire: bytes, how: bytes) -> bytes:
         """``how`` to store, with a CAS number of our own where the key's server takes one."""
-        number = self._env.number(self._fleet.ring.index(wire)) if self._env.explicit else 0
+        number = self._env.number(self._fleet.ring.index(wire))
         return how + b" E%d" % number if number else how
 
     def _remove(self, wire: bytes) -> bool:
