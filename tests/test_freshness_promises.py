@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from flows.scripted import Clock as ScriptClock
 from flows.scripted import Script, entry, job, make_recipe, va
-from support.targets import own_prefix
+from support.memcached import Memcached
+from support.targets import own_prefix, url_of
 from support.threads import Outcome, eventually
 
 from cachekit import MISS, Cache, Policy, Unreachable
@@ -246,3 +247,20 @@ def test_many_end_with_the_first_failure(cache: Cache) -> None:
     assert value(3) == 3
     info = value.info()
     assert (info.misses, info.fills) == (4, 4)
+
+
+def test_a_look_is_not_deceived_by_a_wrong_clock(server: Memcached) -> None:
+    """The writer's clock is two hours ahead: ``me`` tells how old his value is by the server's."""
+    with Cache(f"{url_of(server)}?deadline=5s", prefix=own_prefix()) as cache:
+
+        @cache(ttl=1)
+        def value(n: int) -> int:
+            return n
+
+        value.info()
+        now = cache._env.now
+        cache._env.now = lambda: now() + 7200
+        assert value(1) == 1
+        cache._env.now = now
+        assert eventually(lambda: value.peek(1) is MISS, 5.0)
+        assert value.explain(1).state == "expired"

@@ -25,6 +25,7 @@ from cachekit.keys import wire_key
 from cachekit.policy import age_ms
 from cachekit.sync import bulk
 from cachekit.sync.fleet import Fleet
+from cachekit.sync.look import lifetime_in
 from cachekit.types import Key
 
 _VALUE_WIDTH = chart.WIDTH - 17
@@ -93,19 +94,8 @@ def look(fleet: Fleet, key: bytes) -> Stored | None:
     debug = connection.exchange(meta.me(key), 1)[0]  # it echoes the key and takes no opaque
     connection.close()
     _, flags, data, _ = found[0]
-    return Stored(flags, data, _expiry(debug.value or b""))
-
-
-def _expiry(debug: bytes) -> int | None:
-    """Seconds left, out of what ``me`` says; None for never.
-
-    1.6.18 prints them with the wrong sign, so that its -1 is never, but also the last second of a life.
-    """
-    for word in debug.split():
-        name, _, value = word.partition(b"=")
-        if name == b"exp" and value != b"-1" and value.removeprefix(b"-").isdigit():
-            return abs(int(value))
-    return None
+    left_s = lifetime_in((debug.value or b"").split())
+    return Stored(flags, data, None if left_s == -1 else left_s)
 
 
 def judge(stored: Stored, key: bytes, now_s: float) -> Sight:

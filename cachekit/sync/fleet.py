@@ -169,7 +169,7 @@ class Fleet:
         return Replies(replies[op.skip :] if op.skip else replies, sent_at)
 
     def converse(
-        self, index: int, request: Request, expected: int, opaque: int, held_since: float | None = None
+        self, index: int, request: Request, expected: int, opaque: int | None, held_since: float | None = None
     ) -> tuple[list[Reply], float]:
         """Send ``request`` to a server; its ``expected`` replies, each under ``opaque``, and the monotonic seconds just
         before it was sent, with the connection open. Raises ``ServerError``.
