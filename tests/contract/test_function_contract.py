@@ -397,7 +397,7 @@ def test_jitter_only_shortens(make: Make) -> None:
 
 
 def test_a_schedule_stores_for_what_is_left_of_its_window(make: Make) -> None:
-    """every("1h") until the hour, and not a second by a clock that jumps: the server's tells the age (test_schedules)."""
+    """every("1h"): until the hour. A clock that jumps ends nothing: the server's tells the age (see test_schedules)."""
     cache = make()
     square, _ = cached(cache, ttl=every("1h"))
     cache.stats()  # the first use makes the clock that is set below
