@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 from flows.scripted import Clock as ScriptClock
 from flows.scripted import Script, entry, job, make_recipe, va
 from support.memcached import Memcached
+from support.scripted import ScriptedServer
 from support.targets import own_prefix, url_of
 from support.threads import Outcome, eventually
 
 from cachekit import MISS, Cache, Policy, Unreachable
 from cachekit.codecs.envelope import open_envelope
+from cachekit.embedded import EmbeddedServer
 from cachekit.flows.call import call
 from cachekit.ops import LeaseVoid
 from cachekit.testing import ManualClock, make_cache
@@ -264,3 +266,22 @@ def test_a_look_is_not_deceived_by_a_wrong_clock(server: Memcached) -> None:
         cache._env.now = now
         assert eventually(lambda: value.peek(1) is MISS, 5.0)
         assert value.explain(1).state == "expired"
+
+
+def test_a_refresh_on_a_connection_that_was_closed_while_idle_is_stored() -> None:
+    """The claim is sent once; where the server had hung up, the number to store under is read on a new connection."""
+    behind, hang_up = EmbeddedServer(), list[None]()
+
+    def script(request: bytes) -> Iterable[object]:
+        return [hang_up.pop()] if hang_up else [behind.handle(request)]
+
+    with ScriptedServer(script) as scripted, Cache(f"{scripted.url}?deadline=5s", prefix="p") as cache:
+
+        @cache(ttl=60)
+        def value(n: int) -> int:
+            return value.info().fills
+
+        assert value(1) == 0
+        hang_up.append(None)
+        assert value.refresh(1) == 1
+        assert (value.peek(1), value.info().unstored) == (1, 0)

@@ -21,11 +21,11 @@ from typing import Any
 
 from cachekit.codecs.note import NOTE_FLAGS, PASS
 from cachekit.env import Env, Job
-from cachekit.errors import ServerError
+from cachekit.errors import ServerError, Unreachable
 from cachekit.flights import Flight
 from cachekit.flows.alone import run_bare
 from cachekit.flows.frames import Filling, Notes
-from cachekit.flows.lease import Lease, Standing, claim, give_back, opened, put_back, store
+from cachekit.flows.lease import Lease, Standing, claim, give_back, opened, put_back, read, store
 from cachekit.ops import Compute, Flow, Replies
 from cachekit.policy import Verdict
 from cachekit.recipe import Packed, numbers
@@ -79,15 +79,21 @@ def fill(
         if reason not in _SETTLED:
             yield from _not_stored(job, env, lease, reason, seconds)
     except BaseException as error:
-        # The store may not have gone out yet, in a batch of many; where it has, this finds another CAS number.
-        if lease.ours and not isinstance(error, GeneratorExit):
-            yield from give_back(job, env, lease.cas) if standing is None else put_back(job, env, lease, standing)
+        yield from _interrupted(error, job, env, lease, standing)
         raise
     finally:
         if pilot:
             flights.land(job.key, lease.cas, packed, flight)
     env.filled(job, seconds, reason)
     return value if notes.kept is None else notes.kept[0]
+
+
+def _interrupted(error: BaseException, job: Job, env: Env, lease: Lease, standing: Standing | None) -> Flow[None]:
+    """``error`` came while the result was stored. The store may not have gone out yet, in a batch of many; where it
+    has, what gives the lease back finds another CAS number.
+    """
+    if lease.ours and not isinstance(error, GeneratorExit):
+        yield from give_back(job, env, lease.cas) if standing is None else put_back(job, env, lease, standing)
 
 
 def _packed(job: Job, env: Env, value: Any, notes: Notes, standing: Standing | None) -> Packed:
@@ -207,10 +213,20 @@ def pass_by(job: Job, env: Env, lease: Lease, age_ms: float, lifetime_ms: float)
     return value
 
 
+def _claimed(job: Job, env: Env) -> Flow[Replies]:
+    """What stands there, claimed: nobody else is to refresh it meanwhile, nor let it slide. The claim is sent once;
+    where the connection turns out to have been closed, the read alone is made on another. Raises ``ServerError``.
+    """
+    try:
+        return (yield claim(job, env))  # type: ignore[no-any-return]
+    except Unreachable:
+        return (yield read(job, env))  # type: ignore[no-any-return]
+
+
 def refresh(job: Job, env: Env) -> Flow[Any]:
     """Run now, whatever is stored, and store the result under the CAS number that stood there before the run."""
     try:
-        replies: Replies = yield claim(job, env)  # nobody else is to refresh it meanwhile, nor let it slide
+        replies: Replies = yield from _claimed(job, env)
     except ServerError as error:
         env.trouble(job, error)
         env.read_lost(job.key)
