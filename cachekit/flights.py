@@ -1,4 +1,4 @@
-"""Fills under way in this process, so that its threads wait for one another and not each for the server.
+"""Fills under way in this process, so that its threads and tasks wait for one another and not each for the server.
 
 A flight is known by the key *and* the CAS number of the lease it runs under: a caller who arrives after an invalidation
 finds a new lease on the server, with another number, and so can never join a run that began before it. Only while
@@ -8,6 +8,7 @@ a key's server can't be asked, where no lease can be had, flights are known by t
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 
 class Flight:
@@ -28,8 +29,15 @@ class Flight:
     rescued = False
     """Whether what landed is the old value, the run itself having failed."""
     ended = False
-    awaits: Flight | None = None
-    """The flight that the run itself waits for, where its function has called another cached one."""
+    awaits: tuple[Flight, ...] = ()
+    """The flights that the run itself waits for, where its function has called other cached ones; several, where it
+    gathers them.
+    """
+    awaited = 0
+    """How many callers wait for it just now."""
+    on_end: tuple[Callable[[], None], ...] = ()
+    on_deserted: Callable[[], None] | None = None
+    """Told when nobody waits any more. Set where the caller whose run this is has gone, and it goes on for others."""
 
     def join(self) -> Flight:
         """Count a waiter, and shut the gate for him; under the lock of the ``Flights``."""
@@ -57,9 +65,11 @@ class Flight:
         return self
 
     def end(self) -> None:
-        """Let the waiters go on, one after the other. Once."""
+        """Let the waiters go on, one thread after the other. Once."""
         if self.gate is not None:
             self.gate.release()
+        for wake in self.on_end:
+            wake()
 
 
 class Flights:
@@ -94,18 +104,32 @@ class Flights:
         ``flight``: end this one and no other. A late pilot whose flight was landed for him may find another's under the
         same lease, begun after an invalidation that his own result is older than.
         """
-        flight = self._take_off_the_board(key, cas, flight)
-        if flight is not None:
+        with self._lock:
+            flight = self._take_off_the_board(key, cas, flight)
+            if flight is None:
+                return
             flight.payload, flight.landed = payload, True
-            flight.end()
+        flight.end()
 
     def crash(self, key: bytes, cas: int | None, error: BaseException | None, flight: Flight | None = None) -> None:
         """The run ended without a result: its waiters raise ``error``, or compete again where it is None."""
-        flight = self._take_off_the_board(key, cas, flight)
-        if flight is not None:
+        with self._lock:
+            flight = self._take_off_the_board(key, cas, flight)
+            if flight is None:
+                return
             if flight.waiters:  # an error kept for nobody would keep its frames, which refer to the flight, in a cycle
                 flight.error = error
-            flight.end()
+        flight.end()
+
+    def listen(self, flight: Flight, wake: Callable[[], None]) -> bool:
+        """Have ``wake`` called when the flight ends, by whoever ends it; False: it has ended. For a waiter that can't
+        block its thread.
+        """
+        with self._lock:
+            if flight.ended:
+                return False
+            flight.on_end += (wake,)
+            return True
 
     def forget(self, key: bytes | None = None) -> None:
         """Let nobody else join the runs without a lease, of ``key`` or of every key, that began before now: an
@@ -125,22 +149,24 @@ class Flights:
         """The code inside the runs ``around`` is going to wait for ``flight``. False where that would be for ever:
         the flight waits, perhaps by way of others, for one of those runs.
         """
-        if not around:
-            return True
         with self._lock:
-            at: Flight | None = flight
-            while at is not None:
-                if any(at is outer for outer in around):
-                    return False
-                at = at.awaits
+            if around and _leads_to(flight, around):
+                return False
             for outer in around:
-                outer.awaits = flight
+                outer.awaits += (flight,)
+            flight.awaited += 1
         return True
 
-    def arrive(self, around: list[Flight]) -> None:
+    def arrive(self, around: list[Flight], flight: Flight) -> None:
         """The wait is over."""
-        for outer in around:
-            outer.awaits = None
+        with self._lock:
+            for outer in around:
+                at = outer.awaits.index(flight)
+                outer.awaits = outer.awaits[:at] + outer.awaits[at + 1 :]
+            flight.awaited -= 1
+            deserted = flight.on_deserted if not flight.awaited else None
+        if deserted is not None:
+            deserted()
 
     def relieve(self, flight: Flight, turn: int = 1) -> bool:
         """Whether the caller, tired of waiting, is the one to run in the pilot's place; the first who asks is.
@@ -153,15 +179,27 @@ class Flights:
             return first
 
     def _take_off_the_board(self, key: bytes, cas: int | None, flight: Flight | None) -> Flight | None:
-        """The flight to end now; None where it has ended already."""
-        with self._lock:
-            known = self._flights.get((key, cas))
-            if flight is None or flight is known:
-                flight = self._flights.pop((key, cas), None)
-            if flight is None or flight.ended:
-                return None
-            flight.ended = True
-            return flight
+        """The flight to end now; None where it has ended already. Under the lock."""
+        known = self._flights.get((key, cas))
+        if flight is None or flight is known:
+            flight = self._flights.pop((key, cas), None)
+        if flight is None or flight.ended:
+            return None
+        flight.ended = True
+        return flight
 
     def __len__(self) -> int:
         return len(self._flights)
+
+
+def _leads_to(flight: Flight, ends: list[Flight]) -> bool:
+    """Whether ``flight`` is one of ``ends`` or waits for one, perhaps by way of others."""
+    ahead, seen = [flight], set[int]()
+    while ahead:
+        at = ahead.pop()
+        if any(at is end for end in ends):
+            return True
+        if id(at) not in seen:
+            seen.add(id(at))
+            ahead.extend(at.awaits)
+    return False

@@ -8,7 +8,7 @@ times as long to make.)
 
 # Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from cachekit.errors import Unreachable
@@ -29,7 +29,10 @@ class LeaseVoid(Unreachable):
 class Exchange(NamedTuple):
     """Send ``request`` to a server, and answer with its ``expected`` replies as ``Replies``. Raises a ``ServerError``.
 
-    ``opaque``: the token that every reply must echo. ``skip``: how many replies at the front are of no interest.
+    ``expected`` leaves out the VALUE lines of a classic read, which say nothing of how many there are: a ``get`` of any
+    number of keys ends with one END. ``opaque``: the token that every reply must echo; None: they bear none, and
+    ``fits`` says whether they answer what was asked; where they don't, the connection is closed, and ``ProtocolError``
+    raised. ``skip``: how many replies at the front are of no interest.
     ``held_since``: monotonic seconds at which the lease was given that this request spends. CAS numbers begin anew with
     a restarted server, so such a request goes only over a connection opened before that; there being none raises
     ``LeaseVoid``. ``retry``: the request may be sent once more when the connection turns out to have been closed.
@@ -38,10 +41,11 @@ class Exchange(NamedTuple):
     server: int
     request: bytes
     expected: int
-    opaque: int
+    opaque: int | None
     retry: bool = False
     held_since: float | None = None
     skip: int = 0
+    fits: Callable[[list[Reply]], bool] | None = None
 
 
 class Replies(NamedTuple):
@@ -91,6 +95,16 @@ class Join(NamedTuple):
     timeout_s: float
 
 
-Op: TypeAlias = Exchange | Gather | Compute | Spawn | Sleep | Join
+class Each(NamedTuple):
+    """Drive each of ``flows`` to its end; answers with what they returned, in their order.
+
+    Threads drive one after the other, and take the next out of ``flows`` when the one before has ended; asyncio drives
+    all of them side by side. The first exception ends those that go on, and is raised.
+    """
+
+    flows: Iterable[Any]
+
+
+Op: TypeAlias = Exchange | Gather | Compute | Spawn | Sleep | Join | Each
 R = TypeVar("R")
 Flow: TypeAlias = Generator[Op, Any, R]

@@ -14,7 +14,7 @@ from cachekit import Cache, Policy
 from cachekit.embedded import EmbeddedServer
 from cachekit.env import Env
 from cachekit.hooks import Hooks
-from cachekit.sync.fleet import _version
+from cachekit.roster import _version
 
 _NUMBER = re.compile(rb" E(\d+)")
 

@@ -250,7 +250,7 @@ def test_a_wait_that_would_be_for_ever_is_refused() -> None:
     assert flights.depart([second], third)
     assert not flights.depart([third], first)
     assert not flights.depart([third], second)
-    assert third.awaits is None, "a refused wait leaves no trace"
+    assert third.awaits == (), "a refused wait leaves no trace"
 
 
 def test_every_run_around_the_caller_waits_with_him() -> None:
@@ -260,9 +260,45 @@ def test_every_run_around_the_caller_waits_with_him() -> None:
     assert flights.depart([outer, inner], other)
     assert not flights.depart([other], outer)
     assert not flights.depart([other], inner)
-    flights.arrive([outer, inner])
-    assert (outer.awaits, inner.awaits) == (None, None)
+    flights.arrive([outer, inner], other)
+    assert (outer.awaits, inner.awaits) == ((), ())
     assert flights.depart([other], outer)
+
+
+def test_a_run_may_wait_for_several_at_once() -> None:
+    """A coroutine gathers: as long as one of its waits goes on, whoever that run waits for must not wait for it."""
+    flights = Flights()
+    outer, one, other = (flights.board(KEY, cas)[0] for cas in (1, 2, 3))
+    assert flights.depart([outer], one)
+    assert flights.depart([outer], other)
+    flights.arrive([outer], one)
+    assert flights.depart([one], outer)
+    assert not flights.depart([other], outer)
+
+
+def test_a_run_for_nobody_is_told_so() -> None:
+    """Who goes on for others only hears when the last of them has gone; not before."""
+    flights, told = Flights(), list[str]()
+    flight, _ = flights.board(KEY, 7)
+    assert flights.depart([], flight)
+    assert flights.depart([], flight)
+    flight.on_deserted = lambda: told.append("deserted")
+    flights.arrive([], flight)
+    assert (told, flight.awaited) == ([], 1)
+    flights.arrive([], flight)
+    assert (told, flight.awaited) == (["deserted"], 0)
+
+
+def test_a_waiter_that_can_not_block_is_woken_once() -> None:
+    """It listens; a flight that has ended is not listened to, and has its outcome already."""
+    flights, woken = Flights(), list[str]()
+    flight, _ = flights.board(KEY, 7)
+    assert flights.listen(flight, lambda: woken.append("woken"))
+    flights.land(KEY, 7, (0, b"value"), flight)
+    flights.land(KEY, 7, (0, b"again"), flight)
+    assert woken == ["woken"]
+    assert not flights.listen(flight, lambda: woken.append("late"))
+    assert flight.payload == (0, b"value")
 
 
 def test_outside_of_every_run_one_may_wait_for_any() -> None:

@@ -48,7 +48,7 @@ def join(env: Env, flight: Flight, timeout_s: float) -> Flow[bool | None]:
     try:
         return (yield Join(flight, timeout_s))  # type: ignore[no-any-return]
     finally:
-        env.flights.arrive(outer)
+        env.flights.arrive(outer, flight)
 
 
 def run_unprotected(job: Job, env: Env) -> Flow[Any]:

@@ -9,28 +9,27 @@ from cachekit.errors import DecodeError, ServerError
 from cachekit.flows.call import call
 from cachekit.flows.lease import Lease, Standing, put_back
 from cachekit.flows.together import SharedEnv
-from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather, Replies
+from cachekit.ops import BATCH_KEYS, Each, Exchange, Flow, Gather, Replies
 from cachekit.policy import Verdict
 from cachekit.recipe import Recalled, numbers
 
 
 def many(jobs: list[Job], env: Env) -> Flow[list[Any]]:
-    """The values of ``jobs``, all of one recipe and no key twice, in their order. Raises what the function raises; the
-    calls after that are not made.
+    """The values of ``jobs``, all of one recipe and no key twice, in their order. Raises what the function raises;
+    calls that have not begun by then are not made.
     """
     reading = _Reading(jobs, env)
     yield from reading.read()
     values = reading.values
-    try:
-        for position, job in enumerate(jobs):
-            if position not in values:
-                replies, early = reading.others.pop(position, (None, False))
-                values[position] = yield from call(job, env, replies, early=early)
-    except GeneratorExit:
-        raise
-    except BaseException:
-        yield from reading.give_back()
-        raise
+    missing = [position for position in range(len(jobs)) if position not in values]
+    if missing:
+        try:
+            values.update(zip(missing, (yield Each(map(reading.call, missing))), strict=True))
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from reading.give_back()
+            raise
     return [values[position] for position in range(len(jobs))]
 
 
@@ -83,6 +82,11 @@ class _Reading:
                     pass  # the call will say what is to be done
             known = Replies([reply, *behind], outcome.sent_at)
             self.others[position] = known, judgement.verdict is Verdict.DUE
+
+    def call(self, position: int) -> Flow[Any]:
+        """The way of one call that was not served."""
+        replies, early = self.others.pop(position, (None, False))
+        return call(self.jobs[position], self.env, replies, early=early)
 
     def give_back(self) -> Flow[None]:
         """A read may hand over the right to refresh what was invalidated softly: those calls are not made now."""

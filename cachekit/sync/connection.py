@@ -241,13 +241,13 @@ class Connection:
         return self.replies(data, count, opaque)
 
     def replies(self, data: bytes, count: int, opaque: int | None = None, until: float = 0.0) -> list[Reply]:
-        """Parse ``data``, read on until there are ``count`` replies, and check them."""
+        """Parse ``data``, read on until there are ``count`` replies beside VALUE lines, and check them."""
         try:
             found = self._parser.feed(data)
-            while len(found) < count:
+            while (ended := count_ends(found)) < count:
                 until = until or self._asked_at + self.deadline_s
                 found += self._parser.feed(self._receive(until))
-            if len(found) > count or self._parser.pending:
+            if ended > count or self._parser.pending:
                 raise ProtocolError(f"{self.server.name} sent more than was asked for", server=self.server.name)
             self._check(found, opaque)
             self.rearm()
@@ -401,6 +401,11 @@ def _interrupted_often() -> bool:
     import signal  # noqa: PLC0415 - whoever only imports cachekit has no connection, and need not load this
 
     return any(signal.getitimer(which)[1] for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF))
+
+
+def count_ends(found: list[Reply]) -> int:
+    """How many replies there are, the VALUE lines of classic reads left out: those are a part of what END ends."""
+    return len(found) - sum(reply.code == "VALUE" for reply in found)
 
 
 def missing_bytes(data: bytes) -> int:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from cachekit.errors import ServerError
 from cachekit.flows.frames import FILLING
-from cachekit.ops import Compute, Exchange, Flow, Gather, Join, Op, Replies, Sleep, Spawn
+from cachekit.ops import Compute, Each, Exchange, Flow, Gather, Join, Op, Replies, Sleep, Spawn
 from cachekit.sync.fleet import Fleet
 from cachekit.sync.window import gather
 
@@ -85,4 +85,8 @@ def _spawn(op: Spawn, fleet: Fleet) -> bool:
     return fleet.background().submit(task)
 
 
-_OTHERS: dict[type, Any] = {Gather: _gather, Sleep: _sleep, Join: _join, Spawn: _spawn}
+def _each(op: Each, fleet: Fleet) -> list[Any]:
+    return [run(flow, fleet) for flow in op.flows]
+
+
+_OTHERS: dict[type, Any] = {Gather: _gather, Sleep: _sleep, Join: _join, Spawn: _spawn, Each: _each}

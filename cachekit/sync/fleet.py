@@ -1,4 +1,4 @@
-"""The servers of one cache as its threads see them: connections on shelves, health, and the probe of what is down.
+"""The servers of one cache as its threads see them: connections on shelves.
 
 Every thread has a shelf of its own with one connection per server, so no lock stands on the way to a server. Whoever
 asks takes the connection off the shelf and puts it back after a full reply; so a connection that was interrupted is
@@ -7,37 +7,23 @@ never seen again, and code that breaks in (a signal handler, a finalizer) finds 
 
 from __future__ import annotations
 
-import logging
 import os
-import random
-import re
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cachekit.errors import DeadlineExceeded, ServerError, Unreachable
-from cachekit.health import Health
-from cachekit.hooks import Hooks, ServerState
+from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
 from cachekit.meta import Reply
 from cachekit.ops import Exchange, LeaseVoid, Replies
-from cachekit.ring import Ring
-from cachekit.servers import Server, Target
+from cachekit.roster import Roster
 from cachekit.sync.connection import Connection, Request
 from cachekit.sync.loopback import Loopback
 
 if TYPE_CHECKING:
-    from cachekit.embedded import EmbeddedServer
     from cachekit.sync.pool import Pool
 
-logger = logging.getLogger("cachekit")
-
 AnyConnection = Connection | Loopback
-
-EXPLICIT_CAS = (1, 6, 27)
-"""The first version that knows the E flag: a CAS number that the client chooses."""
-
 
 class Shelves(threading.local):
     """One row of idle connections per server, for the current thread."""
@@ -46,56 +32,13 @@ class Shelves(threading.local):
         self.rows: list[list[AnyConnection]] = [[] for _ in range(servers)]
 
 
-class Fleet:
-    """The servers behind one cache.
-
-    ``suspects`` holds the indexes of the servers that failed last time; the hit path leaves them to ``exchange``, which
-    knows whether they are down. ``clock``: seconds since the epoch, for the embedded server.
-    """
-
-    def __init__(
-        self,
-        target: Target,
-        hooks: Hooks,
-        on_fork: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.deadline_s = target.options.deadline_s
-        self.hooks = hooks
-        self.embedded: EmbeddedServer | None = None
-        if target.scheme == "memory":
-            from cachekit.embedded import EmbeddedServer  # noqa: PLC0415 - nine modules that a real server replaces
-
-            options = target.options
-            self.embedded = EmbeddedServer(
-                memory_bytes=options.memory_bytes, item_bytes=options.max_value_bytes, clock=clock
-            )
-            self.servers: tuple[Server, ...] = (Server(name="memory:", path="memory:"),)
-        else:
-            self.servers = target.servers
-        self.ring = Ring(self.servers)
-        self.servers = self.ring.servers
-        self.names = tuple(server.name for server in self.servers)
-        self.health = [Health() for _ in self.servers]
-        self.suspects: set[int] = set()
-        self.explicit: set[int] = set()
-        self._asked: set[int] = set()
-        self.on_fork = on_fork
-        self._begin()
-        _fleets.add(self)
+class Fleet(Roster):
+    """The servers behind one cache, with the connections of its threads."""
 
     def _begin(self) -> None:
-        self.pid = os.getpid()
+        super()._begin()
         self.shelves = Shelves(len(self.servers))
-        self._lock = threading.RLock()  # a signal handler may come here while its thread is in here
-        self._prober: threading.Thread | None = None
-        self._stop = self._watched_by = threading.Event()
         self._pool: Pool | None = None
-
-    def forked(self) -> None:
-        """This is a child process now: nothing that the parent's threads hold may be touched, only left behind."""
-        self._begin()
-        self.on_fork()
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -117,7 +60,7 @@ class Fleet:
     def put(self, index: int, connection: AnyConnection) -> None:
         """Back on the shelf, after a full reply."""
         if connection.closed:
-            self._asked.discard(index)
+            self.versions_known.discard(index)
         else:  # after a CLIENT_ERROR the reply is whole, but the stream may be out of step
             self.shelves.rows[index].append(connection)
         if index in self.suspects:
@@ -133,46 +76,38 @@ class Fleet:
         except ServerError as error:
             self.failed(index, error, refused=True)
             raise
-        if index not in self._asked:
-            self._ask_version(index, connection)
+        if index not in self.versions_known:
+            try:
+                (reply,) = connection.exchange(b"version\r\n", 1)
+            except ServerError as error:
+                self.failed(index, error)
+                raise
+            self.note_version(index, reply)
         return connection
-
-    def _ask_version(self, index: int, connection: Connection) -> None:
-        """Learn whether the server takes CAS numbers from its client; again after whatever may have been its restart.
-        Raises ``ServerError``.
-        """
-        try:
-            (reply,) = connection.exchange(b"version\r\n", 1)
-        except ServerError as error:
-            self.failed(index, error)
-            raise
-        knows = reply.code == "VERSION" and _version(reply.value or b"") >= EXPLICIT_CAS
-        (self.explicit.add if knows else self.explicit.discard)(index)
-        self._asked.add(index)
-
-    def check_up(self, index: int) -> None:
-        """Raise ``Unreachable`` at once while the server is marked down."""
-        if not self.health[index].up:
-            self._watch()
-            raise Unreachable(f"{self.names[index]} is marked down", server=self.names[index])
 
     def exchange(self, op: Exchange) -> Replies:
         """Perform one exchange. Raises ``ServerError``."""
         try:
-            replies, sent_at = self.converse(op.server, op.request, op.expected, op.opaque, op.held_since)
+            replies, sent_at = self.converse(op.server, op.request, op.expected, op.opaque, op.held_since, op.fits)
         except Unreachable:
             # The server may have closed a connection that lay idle. Nothing that is asked with ``retry`` changes twice.
             if not op.retry or not self.health[op.server].up:
                 raise
             self.drop(op.server)
-            replies, sent_at = self.converse(op.server, op.request, op.expected, op.opaque)
+            replies, sent_at = self.converse(op.server, op.request, op.expected, op.opaque, fits=op.fits)
         return Replies(replies[op.skip :] if op.skip else replies, sent_at)
 
     def converse(
-        self, index: int, request: Request, expected: int, opaque: int | None, held_since: float | None = None
+        self,
+        index: int,
+        request: Request,
+        expected: int,
+        opaque: int | None,
+        held_since: float | None = None,
+        fits: Callable[[list[Reply]], bool] | None = None,
     ) -> tuple[list[Reply], float]:
-        """Send ``request`` to a server; its ``expected`` replies, each under ``opaque``, and the monotonic seconds just
-        before it was sent, with the connection open. Raises ``ServerError``.
+        """Send ``request`` to a server; its ``expected`` replies, each under ``opaque`` and together as ``fits`` wants
+        them, and the monotonic seconds just before it was sent, with the connection open. Raises ``ServerError``.
         """
         if self.suspects:
             self.check_up(index)
@@ -186,6 +121,9 @@ class Fleet:
         sent_at = time.monotonic()
         try:
             replies = connection.exchange(request, expected, opaque)
+            if fits is not None and not fits(replies):
+                connection.close()
+                raise ProtocolError(f"{self.names[index]} answered another request", server=self.names[index])
         except ServerError as error:
             # That an idle connection was closed says nothing of the server; whether it still listens, the next connect
             # tells.
@@ -197,7 +135,7 @@ class Fleet:
 
     def drop(self, index: int) -> None:
         """Close this thread's idle connections to a server."""
-        self._asked.discard(index)
+        self.versions_known.discard(index)
         row = self.shelves.rows[index]
         while row:
             row.pop().close()
@@ -217,60 +155,15 @@ class Fleet:
 
     def failed(self, index: int, error: ServerError, *, refused: bool = False) -> None:
         """Note a failure; the server may be marked down by it."""
-        if self.embedded is not None:
-            return
-        if isinstance(error, DeadlineExceeded) or refused:
+        if self.embedded is None and (isinstance(error, DeadlineExceeded) or refused):
             self.drop(index)
-        with self._lock:
-            self.suspects.add(index)
-            down = self.health[index].failed(time.monotonic(), random.random, refused=refused)
-        if down:
-            logger.warning("memcached server %s is marked down: %s", self.names[index], error)
-            if self.hooks.on_server:
-                self.hooks.on_server.emit(ServerState(self.names[index], up=False))
-            self._watch()
+        super().failed(index, error, refused=refused)
 
-    def succeeded(self, index: int) -> None:
-        """Note a full reply; the server is up."""
-        with self._lock:
-            back = self.health[index].succeeded()
-            self.suspects.discard(index)
-        if back:
-            logger.info("memcached server %s is back", self.names[index])
-            if self.hooks.on_server:
-                self.hooks.on_server.emit(ServerState(self.names[index], up=True))
-
-    def _watch(self) -> None:
-        """Have the probe running while anything is down."""
-        with self._lock:
-            if self._prober is not None and self._prober.is_alive() and self._watched_by is self._stop:
-                return
-            self._watched_by = self._stop
-            self._prober = threading.Thread(
-                target=_probe, args=(weakref.ref(self), self._stop), name="cachekit-probe", daemon=True
-            )
-            try:
-                self._prober.start()
-            except RuntimeError:
-                # No thread can be had: there are too many, or the interpreter is ending. The next caller tries again.
-                self._prober = None
-
-    def probe(self) -> float | None:
-        """Try the servers that are due; seconds until the next probe, None when all are up."""
-        for index, health in enumerate(self.health):
-            if health.up or health.probe_due_in(time.monotonic()) > 0:
-                continue
-            try:
-                connection = Connection(self.servers[index], self.deadline_s)
-                connection.exchange(b"mn\r\n", 1)
-                connection.close()
-            except ServerError:
-                with self._lock:
-                    health.failed(time.monotonic(), random.random)
-            else:
-                self.succeeded(index)
-        pauses = [health.probe_due_in(time.monotonic()) for health in self.health if not health.up]
-        return min(pauses) if pauses else None
+    def try_server(self, index: int) -> None:
+        """Connect to a server and have it answer something. Raises ``ServerError``."""
+        connection = Connection(self.servers[index], self.deadline_s)
+        connection.exchange(b"mn\r\n", 1)
+        connection.close()
 
     def close(self) -> None:
         """Wait up to 5 s for background work, end the probe, and close this thread's connections; the other threads'
@@ -279,36 +172,7 @@ class Fleet:
         pool, self._pool = self._pool, None
         if pool is not None and os.getpid() == self.pid:
             pool.drain()
-        self._stop.set()
-        self._stop = threading.Event()  # a later use may need a probe of its own
+        self.stop_probing()
         for index in range(len(self.servers)):
             self.drop(index)
         self.shelves = Shelves(len(self.servers))
-
-
-def _version(text: bytes) -> tuple[int, ...]:
-    """The leading numbers of a version: ``1.6.18`` and ``1.6.18-cachekit`` alike."""
-    found = re.match(rb"\d+(?:\.\d+)*", text)
-    return tuple(int(part) for part in found[0].split(b".")) if found else ()
-
-
-def _probe(fleet: weakref.ref[Fleet], stop: threading.Event) -> None:
-    """The probe's thread. It holds the fleet only while it works, so that a forgotten cache can go."""
-    while True:
-        alive = fleet()
-        pause = alive.probe() if alive is not None else None
-        del alive
-        if pause is None or stop.wait(max(0.01, pause)):
-            return
-
-
-_fleets: weakref.WeakSet[Fleet] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for fleet in list(_fleets):
-        fleet.forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -291,7 +291,7 @@ def test_a_cycle_of_runs_is_seen_and_runs_at_once() -> None:
         FILLING.reset(token)
     assert "Join" not in script.log
     assert "Sleep" not in script.log
-    assert outer.awaits is None
+    assert outer.awaits == ()
 
 
 def test_a_cycle_by_way_of_others_is_seen_too() -> None:
@@ -301,7 +301,7 @@ def test_a_cycle_by_way_of_others_is_seen_too() -> None:
     assert flights.depart([first], second)
     assert flights.depart([second], third)
     assert not flights.depart([third], first)
-    flights.arrive([second])
+    flights.arrive([second], third)
     assert flights.depart([third], first)
 
 
@@ -313,7 +313,7 @@ def test_a_run_that_was_left_is_waited_for_by_nobody() -> None:
     seen: list[Any] = []
 
     def interrupted(_: Any) -> bool:
-        seen.append(outer.awaits)
+        seen.extend(outer.awaits)
         raise KeyboardInterrupt
 
     script.on_join = interrupted
@@ -324,7 +324,7 @@ def test_a_run_that_was_left_is_waited_for_by_nobody() -> None:
     finally:
         FILLING.reset(token)
     assert seen == [theirs]
-    assert outer.awaits is None
+    assert outer.awaits == ()
 
 
 def test_a_run_under_older_generations_is_not_joined() -> None:
