@@ -28,19 +28,25 @@ from cachekit.errors import (
     UnkeyableError,
     Unreachable,
 )
-from cachekit.function import CachedFunction, Call, Explanation
+from cachekit.flows.look import Explanation
+from cachekit.function import CachedFunction, Call
 from cachekit.policy import Policy
 from cachekit.servers import Server, Tls
 from cachekit.tally import Info
 from cachekit.types import MISS, Key, Miss
 
 if TYPE_CHECKING:
+    from cachekit.async_batch import AsyncBatchFunction
+    from cachekit.async_function import AsyncCachedFunction, AsyncCall
     from cachekit.batch import BatchFunction
 
 __version__ = "0.1.0"
 
 __all__ = [
     "MISS",
+    "AsyncBatchFunction",
+    "AsyncCachedFunction",
+    "AsyncCall",
     "BatchFunction",
     "Cache",
     "CacheError",
@@ -72,10 +78,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """``BatchFunction``, which few programs name, is loaded when one does."""
-    if name == "BatchFunction":
-        from cachekit.batch import BatchFunction  # noqa: PLC0415
+_WHERE = {
+    "AsyncBatchFunction": "async_batch",
+    "AsyncCachedFunction": "async_function",
+    "AsyncCall": "async_function",
+    "BatchFunction": "batch",
+}
+"""Names that few programs need, and the modules that hold them."""
 
-        return BatchFunction
+
+def __getattr__(name: str) -> Any:
+    """What few programs name is loaded when one does."""
+    if name in _WHERE:
+        from importlib import import_module  # noqa: PLC0415
+
+        return getattr(import_module(f"cachekit.{_WHERE[name]}"), name)
     raise AttributeError(f"module 'cachekit' has no attribute {name!r}")

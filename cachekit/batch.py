@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import builtins
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, Self, TypeVar, overload
 
-from cachekit.decorator import OPTIONS, Decorator, meant
+from cachekit.decorator import OPTIONS, Decorator, is_async, meant
 from cachekit.env import Env, Job
 from cachekit.errors import ConfigurationError
 from cachekit.expiry import Ttl, TtlLike, parse_ttl
 from cachekit.flows.batch import NOTHING, LoaderRecipe, batch, refresh_all, tell_all
+from cachekit.flows.look import Explanation, Stored, explain, stored
 from cachekit.flows.refresh import copied
+from cachekit.flows.tell import Request, removal, tell_every_server
 from cachekit.flows.together import ComputeAll
-from cachekit.function import CachedFunction, Explanation
-from cachekit.meta import md
+from cachekit.function import Decorated
+from cachekit.methods import Unsaid
 from cachekit.ops import Flow
 from cachekit.policy import LIBRARY
 from cachekit.recipe import Recipe
@@ -28,8 +30,8 @@ from cachekit.tally import Info
 from cachekit.types import UNSET, Key, Unset
 
 if TYPE_CHECKING:
+    from cachekit.async_batch import AsyncBatchFunction, AsyncBatchMethod
     from cachekit.cache import Cache
-    from cachekit.sync.fleet import Fleet
 
 P = ParamSpec("P")
 K = TypeVar("K")
@@ -38,12 +40,12 @@ D = TypeVar("D")
 S = TypeVar("S")
 
 _BATCH_OPTIONS = (*OPTIONS, "absent_ttl")
-_Binds = Literal["instance", "class", "nothing"]
-_Story = Callable[[builtins.list[Job], Env, ComputeAll], Flow[builtins.list[Any]]]
+Binds = Literal["instance", "class", "nothing"]
+Story = Callable[[builtins.list[Job], Env, ComputeAll], Flow[builtins.list[Any]]]
 
 
-class _OneId(CachedFunction[..., Any]):
-    """The loader as a function of one id: its keys, its recipe, and the verbs that are about one entry or all."""
+class OneId(Decorated[..., Any]):
+    """The loader as a function of one id: its keys, and its recipe."""
 
     absent_ttl: Any = UNSET
 
@@ -63,7 +65,7 @@ class _OneId(CachedFunction[..., Any]):
         return parse_ttl(LIBRARY["ttl"]) if callable(ttl) else ttl
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """What one call asks for. ``ids`` and ``keys`` hold each entry once, in the order of the asking; ``places`` says
     where each id that was given is found among them, ``given`` all that were given.
     """
@@ -78,7 +80,10 @@ class _Asked(NamedTuple):
     def compute(self, positions: list[int]) -> list[Any]:
         """Run the loader for the ids at ``positions``."""
         ids = [self.ids[position] for position in positions]
-        found = self.load(ids.copy())
+        return self.checked(ids, self.load(ids.copy()))
+
+    def checked(self, ids: list[Any], found: Any) -> list[Any]:
+        """The values of ``ids`` in what the loader ``found``."""
         if not isinstance(found, Mapping):
             raise TypeError(
                 f"{self.name}() is to return a mapping that gives the value of each id, such as {{id: value}}, "
@@ -90,19 +95,20 @@ class _Asked(NamedTuple):
         """The ids as given, each once, with those ``values`` that there are."""
         return {each: values[at] for each, at in self.places.items() if values[at] is not NOTHING}
 
+    def row(self, values: list[Any], default: Any) -> list[Any]:
+        """The values in the order of the ids as given; ``default`` for those that don't exist."""
+        found = [values[self.places[each]] for each in self.given]
+        return [default if value is NOTHING else value for value in found]
 
-class BatchFunction(Generic[K, V, P]):
-    """A loader whose results are kept one by one; made by ``@cache.batch``. Calling it with ids returns a dict of the
-    values that exist, stored or loaded, in the order in which the ids were first given.
+    def standing(self, entries: dict[bytes, Stored]) -> dict[Any, Any]:
+        """The ids as given, each once, with what is stored of them."""
+        return self.found([entries[key].get() if key in entries else NOTHING for key in self.keys])
 
-    Ids may be anything that can be keyed and hashed. Ids that are equal but of different types, such as 1 and True, are
-    different entries, and a dict can't hold both: a call with both raises ``TypeError``.
 
-    Raises what the loader raises, ``TypeError`` where that returns no mapping and for ids that can't be hashed, and
-    ``UnkeyableError``.
-    """
+class Loader(Generic[K, V, P]):
+    """A loader whose results are kept one by one: what does not depend on whether it is async."""
 
-    def __init__(self, one: _OneId, binds: _Binds, owner: tuple[Any, ...] = ()) -> None:
+    def __init__(self, one: OneId, binds: Binds, owner: tuple[Any, ...] = ()) -> None:
         loader: Callable[..., Any] = one.uncached
         functools.update_wrapper(self, loader)
         self.__name__: str = getattr(loader, "__name__", type(loader).__name__)
@@ -110,70 +116,21 @@ class BatchFunction(Generic[K, V, P]):
         if owner:
             self.__wrapped__ = functools.partial(loader, *owner)
         self._one = one
-        self._binds: _Binds = binds
+        self._binds: Binds = binds
         self._owner = owner
 
-    def __call__(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
-        asked = self._asked(ids, args, kwargs)
-        return asked.found(self._values(asked, batch))
-
-    # -- the entries of some ids -------------------------------------------------------------------------------------
+    def __call__(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        raise NotImplementedError
 
     def key(self, id: K, /, *args: P.args, **kwargs: P.kwargs) -> Key:  # noqa: A002
         """The key of one id's entry, exactly as it is on the wire. Raises ``UnkeyableError``."""
         return self._one.key(*self._owner, id, *args, **kwargs)
-
-    def explain(self, id: K, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:  # noqa: A002
-        """Where one id's entry is, how old, how large, and why it would or would not be served. Changes nothing."""
-        return self._one.explain(*self._owner, id, *args, **kwargs)
-
-    def invalidate(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Remove the entries of ``ids``, in one window over the servers, and void any fill of them under way.
-
-        True once every server concerned has acknowledged: from then no caller anywhere gets a value computed before.
-        """
-        return self._tell(self._asked(ids, args, kwargs), lambda key, opaque, _: md(key, b"O%d" % opaque))
-
-    def expire(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Invalidate the entries of ``ids`` softly: the next caller refreshes them, the others are served the old
-        values meanwhile, as long as they may be stale. True once every server concerned has acknowledged.
-        """
-        recipe = self._one._ready()
-        asked = self._asked(ids, args, kwargs)
-        return self._tell(asked, recipe.expire_request)
-
-    def refresh(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
-        """Run the loader now for all of ``ids``, store what it returns, and return it. An invalidation during the run
-        still wins.
-        """
-        asked = self._asked(ids, args, kwargs)
-        return asked.found(self._values(asked, refresh_all))
-
-    def peek(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
-        """What is stored of ``ids`` and may be served, fresh or stale. Never runs the loader or takes a lease."""
-        asked = self._asked(ids, args, kwargs)
-        stored = self._one._stored(asked.keys, stale=True)
-        return asked.found([stored[key].get() if key in stored else NOTHING for key in asked.keys])
-
-    # -- all of them -------------------------------------------------------------------------------------------------
-
-    def invalidate_all(self) -> bool:
-        """Void every entry of this loader, on every server, at a cost that does not depend on how many there are.
-
-        True once every server has acknowledged. Raises ``ConfigurationError`` where the policy says ``group=False``.
-        """
-        return self._one.invalidate_all()
 
     def info(self) -> Info:
         """What the calls came to in this process. Each id is one hit or one miss; each run of the loader is one fill.
         A call's hits save the running time of one run.
         """
         return self._one.info()
-
-    @property
-    def uncached(self) -> Callable[Concatenate[builtins.list[K], P], Mapping[K, V]]:
-        """The loader itself."""
-        return self.__wrapped__
 
     # -- being a function --------------------------------------------------------------------------------------------
 
@@ -185,7 +142,7 @@ class BatchFunction(Generic[K, V, P]):
         return type(self)(self._one, self._binds, (instance,))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, BatchFunction) or not self._owner:
+        if not isinstance(other, Loader) or not self._owner:
             return self is other
         return self._one is other._one and self._owner == other._owner
 
@@ -201,7 +158,7 @@ class BatchFunction(Generic[K, V, P]):
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
-    def _asked(self, ids: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Asked:
+    def _asked(self, ids: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Asked:
         """The ids of a call, each once, and their keys."""
         owner = self._owner
         if not owner and args and names_owner(self._one):  # Shop.prices(shop, ids)
@@ -212,7 +169,7 @@ class BatchFunction(Generic[K, V, P]):
         terms = self._one._ready().terms
         if terms.background or terms.soft_timeout_s is not None:  # the caller goes on while the loader runs
             args, kwargs = copied(args), copied(dict(kwargs))
-        asked = _Asked([], {}, [], [], lambda ids: self._one.uncached(*owner, ids, *args, **kwargs), name)
+        asked = Asked([], {}, [], [], lambda ids: self._one.uncached(*owner, ids, *args, **kwargs), name)
         make, by_key = self._one._make, dict[bytes, int]()
         for each in ids:
             asked.given.append(each)
@@ -231,11 +188,84 @@ class BatchFunction(Generic[K, V, P]):
             asked.places.setdefault(each, by_key[key])
         return asked
 
-    def _jobs(self, asked: _Asked, fleet: Fleet) -> builtins.list[Job]:
-        recipe, index, load = self._one._ready(), fleet.ring.index, functools.partial(asked.load, [])
+    def _entries(self, asked: Asked, index: Callable[[bytes], int]) -> list[Job]:
+        """The entries that are asked for; ``index`` finds the server of a key."""
+        recipe, load = self._one._ready(), functools.partial(asked.load, [])
         return [Job(recipe, key, index(key), load) for key in asked.keys]
 
-    def _values(self, asked: _Asked, story: _Story) -> builtins.list[Any]:
+    def _entry(self, id: K, args: Any, kwargs: Any) -> Job:  # noqa: A002
+        return self._one._entry(self._one._make(*self._owner, id, *args, **kwargs))
+
+    def _default(self, kwargs: dict[str, Any]) -> Any:
+        """``default=`` of ``list``, taken out of the arguments; a loader that has one itself keeps it."""
+        return None if takes_default(self._one) else kwargs.pop("default", None)
+
+
+class BatchFunction(Loader[K, V, P]):
+    """A loader whose results are kept one by one; made by ``@cache.batch``. Calling it with ids returns a dict of the
+    values that exist, stored or loaded, in the order in which the ids were first given.
+
+    Ids may be anything that can be keyed and hashed. Ids that are equal but of different types, such as 1 and True, are
+    different entries, and a dict can't hold both: a call with both raises ``TypeError``.
+
+    Raises what the loader raises, ``TypeError`` where that returns no mapping and for ids that can't be hashed, and
+    ``UnkeyableError``.
+    """
+
+    def __call__(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
+        asked = self._asked(ids, args, kwargs)
+        return asked.found(self._values(asked, batch))
+
+    # -- the entries of some ids -------------------------------------------------------------------------------------
+
+    def explain(self, id: K, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:  # noqa: A002
+        """Where one id's entry is, how old, how large, and why it would or would not be served. Changes nothing."""
+        return run(explain(self._entry(id, args, kwargs), self._one._cache._env), self._one._cache._fleet)
+
+    def invalidate(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Remove the entries of ``ids``, in one window over the servers, and void any fill of them under way.
+
+        True once every server concerned has acknowledged: from then no caller anywhere gets a value computed before.
+        """
+        return self._tell(self._asked(ids, args, kwargs), removal)
+
+    def expire(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Invalidate the entries of ``ids`` softly: the next caller refreshes them, the others are served the old
+        values meanwhile, as long as they may be stale. True once every server concerned has acknowledged.
+        """
+        return self._tell(self._asked(ids, args, kwargs), self._one._ready().expire_request)
+
+    def refresh(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
+        """Run the loader now for all of ``ids``, store what it returns, and return it. An invalidation during the run
+        still wins.
+        """
+        asked = self._asked(ids, args, kwargs)
+        return asked.found(self._values(asked, refresh_all))
+
+    def peek(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]:
+        """What is stored of ``ids`` and may be served, fresh or stale. Never runs the loader or takes a lease."""
+        asked = self._asked(ids, args, kwargs)
+        cache, fleet = self._one._cache, self._one._cache._fleet
+        return asked.standing(run(stored(self._entries(asked, fleet.ring.index), cache._env), fleet))
+
+    # -- all of them -------------------------------------------------------------------------------------------------
+
+    def invalidate_all(self) -> bool:
+        """Void every entry of this loader, on every server, at a cost that does not depend on how many there are.
+
+        True once every server has acknowledged. Raises ``ConfigurationError`` where the policy says ``group=False``.
+        """
+        cache = self._one._cache
+        return run(tell_every_server(self._one._grouped(), cache._env), cache._fleet)
+
+    @property
+    def uncached(self) -> Callable[Concatenate[builtins.list[K], P], Mapping[K, V]]:
+        """The loader itself."""
+        return self.__wrapped__
+
+    # -- how ---------------------------------------------------------------------------------------------------------
+
+    def _values(self, asked: Asked, story: Story) -> builtins.list[Any]:
         """The values of ``asked.ids``, by ``story``."""
         cache = self._one._cache
         if not asked.keys:
@@ -243,17 +273,14 @@ class BatchFunction(Generic[K, V, P]):
         if cache.off and cache.is_disabled():
             return asked.compute(builtins.list(range(len(asked.ids))))
         fleet = cache._fleet  # one for all of it: cachekit.testing may put another in its place
-        return run(story(self._jobs(asked, fleet), cache._env, asked.compute), fleet)
+        return run(story(self._entries(asked, fleet.ring.index), cache._env, asked.compute), fleet)
 
-    def _tell(self, asked: _Asked, request: Callable[[bytes, int, int], bytes]) -> bool:
+    def _tell(self, asked: Asked, request: Request) -> bool:
         """Send an invalidation of each key; whether all were acknowledged."""
         if not asked.keys:
             return True
         cache, fleet = self._one._cache, self._one._cache._fleet
-        acknowledged = run(tell_all(self._jobs(asked, fleet), cache._env, request), fleet)
-        for key, one in zip(asked.keys, acknowledged, strict=True):
-            self._one._tell(key.decode(), one)
-        return all(acknowledged)
+        return all(run(tell_all(self._entries(asked, fleet.ring.index), cache._env, request), fleet))
 
     # Last, since below it ``list`` is this.
 
@@ -265,11 +292,9 @@ class BatchFunction(Generic[K, V, P]):
         """The values in the order of ``ids``, as many as those, duplicates included; ``default`` (None) where an id
         does not exist. A loader that has a parameter ``default`` of its own is given it instead.
         """
-        default = None if takes_default(self._one) else kwargs.pop("default", None)
+        default = self._default(kwargs)
         asked = self._asked(ids, args, kwargs)
-        values = self._values(asked, batch)
-        row = [values[asked.places[each]] for each in asked.given]
-        return [default if value is NOTHING else value for value in row]
+        return asked.row(self._values(asked, batch), default)
 
 
 if TYPE_CHECKING:
@@ -299,16 +324,26 @@ class BatchDecorator:
             )
 
     @overload
+    def __call__(self, loader: Callable[Concatenate[list[K], P], Unsaid], /) -> BatchFunction[K, Any, P]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, loader: Callable[Concatenate[S, list[K], P], Unsaid], /) -> BatchMethod[K, Any, P]: ...
+    @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, loader: Callable[Concatenate[list[K], P], Mapping[K, V]], /
-    ) -> BatchFunction[K, V, P]: ...
+        self, loader: Callable[Concatenate[list[K], P], Coroutine[Any, Any, Mapping[K, V]]], /
+    ) -> AsyncBatchFunction[K, V, P]: ...
+    @overload
+    def __call__(
+        self, loader: Callable[Concatenate[S, list[K], P], Coroutine[Any, Any, Mapping[K, V]]], /
+    ) -> AsyncBatchMethod[K, V, P]: ...
+    @overload
+    def __call__(self, loader: Callable[Concatenate[list[K], P], Mapping[K, V]], /) -> BatchFunction[K, V, P]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, loader: Callable[Concatenate[S, list[K], P], Mapping[K, V]], /) -> BatchMethod[K, V, P]: ...
     def __call__(self, loader: Any, /) -> Any:
         inner, keys = self._decorator.compiled(loader)
-        one = _OneId(self._cache, inner, keys, self._decorator.policy)
+        one = OneId(self._cache, inner, keys, self._decorator.policy)
         one.absent_ttl = self._absent_ttl
-        binds: _Binds = (
+        binds: Binds = (
             "nothing"
             if isinstance(loader, staticmethod)
             else "class"
@@ -321,6 +356,10 @@ class BatchDecorator:
                 f"{keys.name}{keys.signature} takes no ids: they come first, as in def load(ids: list[int])"
             )
         self._check_keys(keys.name, positional[1 if binds == "class" or names_owner(one) else 0].name)
+        if is_async(inner):
+            from cachekit.async_batch import AsyncBatchFunction  # noqa: PLC0415 - it brings asyncio
+
+            return AsyncBatchFunction(one, binds)
         return BatchFunction(one, binds)
 
     def _check_keys(self, name: str, ids: str) -> None:
@@ -333,12 +372,12 @@ class BatchDecorator:
             )
 
 
-def names_owner(one: CachedFunction[..., Any]) -> bool:
+def names_owner(one: OneId) -> bool:
     """Whether the loader is a method, by the name of its first parameter."""
     return one._keys.parameters[:1] in (("self",), ("cls",))
 
 
-def takes_default(one: CachedFunction[..., Any]) -> bool:
+def takes_default(one: OneId) -> bool:
     """Whether the loader itself takes an argument ``default``."""
     parameters = one._keys.signature.parameters
     return "default" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

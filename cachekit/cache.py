@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
@@ -22,9 +22,10 @@ from cachekit.env import Env, logger
 from cachekit.errors import ConfigurationError
 from cachekit.expiry import SpanLike, TtlLike, parse_span, parse_ttl
 from cachekit.frozen import Frozen
-from cachekit.function import CachedClassMethod, CachedFunction, CachedStaticMethod, TakesClass
+from cachekit.function import CachedFunction, CachedStaticMethod, Decorated
 from cachekit.hooks import Hooks
 from cachekit.keys import check_prefix, wire_key
+from cachekit.methods import CachedClassMethod, TakesClass, Unsaid
 from cachekit.policy import DEFAULTS, Policy, terms_of
 from cachekit.recipe import Recipe
 from cachekit.servers import Options, Server, Target
@@ -34,6 +35,15 @@ from cachekit.tally import Info, Tally, total
 from cachekit.types import Unset
 
 if TYPE_CHECKING:
+    from cachekit.aio.client import AsyncVerbs
+    from cachekit.aio.loops import Loops
+    from cachekit.async_batch import AsyncBatchFunction, AsyncBatchMethod
+    from cachekit.async_function import (
+        AsyncCachedClassFunction,
+        AsyncCachedClassMethod,
+        AsyncCachedFunction,
+        AsyncCachedStaticMethod,
+    )
     from cachekit.batch import BatchDecorator, BatchFunction, BatchMethod
     from cachekit.function import CachedClassFunction
     from cachekit.keys.compile import KeyMaker
@@ -45,7 +55,7 @@ T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
-_MADE_AT_FIRST_USE = ("_fleet", "_env", "_packer", "_ttl", "_max_value_bytes")
+_MADE_AT_FIRST_USE = ("_fleet", "_env", "_packer", "_ttl", "_max_value_bytes", "_loops")
 
 
 class Stats(Frozen):
@@ -71,6 +81,9 @@ class Cache(Verbs):
         on_error: ``"degrade"``: direct verbs give their default on trouble; ``"raise"``: they raise it. Cached
             functions never do.
 
+    One cache serves threads and any number of event loops: blocking verbs stand on the cache, the same names as
+    coroutines on ``cache.aio``, and a decorated ``async def`` stays one.
+
     Raises ``ConfigurationError`` (a ``ValueError``). Never connects.
 
     >>> from cachekit import Cache
@@ -83,6 +96,10 @@ class Cache(Verbs):
     >>> price.invalidate(7)
     True
     """
+
+    _loops: Loops
+    aio: AsyncVerbs
+    """The direct verbs as coroutines."""
 
     def __init__(
         self,
@@ -105,7 +122,7 @@ class Cache(Verbs):
         self._registry = Registry()
         self._tally = Tally()
         self._recipes: list[Recipe] = []
-        self._functions: weakref.WeakSet[CachedFunction[..., Any]] = weakref.WeakSet()
+        self._functions: weakref.WeakSet[Decorated[..., Any]] = weakref.WeakSet()
         self._clock: ManualClock | None = None  # set by cachekit.testing alone
         self._lock = threading.RLock()
         _caches.add(self)
@@ -152,9 +169,23 @@ class Cache(Verbs):
     # -- the decorator -----------------------------------------------------------------------------------------------
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, function: staticmethod[P, R], /
-    ) -> CachedStaticMethod[P, R]: ...
+    def __call__(self, function: staticmethod[P, Unsaid], /) -> CachedStaticMethod[P, Any]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: classmethod[Any, P, Unsaid], /) -> CachedClassMethod[P, Any]: ...
+    @overload
+    def __call__(self, function: TakesClass[P, Unsaid], /) -> CachedClassFunction[P, Any]: ...
+    @overload
+    def __call__(self, function: Callable[P, Unsaid], /) -> CachedFunction[P, Any]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: staticmethod[P, Coroutine[Any, Any, R]], /) -> AsyncCachedStaticMethod[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: classmethod[Any, P, Coroutine[Any, Any, R]], /) -> AsyncCachedClassMethod[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: TakesClass[P, Coroutine[Any, Any, R]], /) -> AsyncCachedClassFunction[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCachedFunction[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: staticmethod[P, R], /) -> CachedStaticMethod[P, R]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, function: classmethod[Any, P, R], /) -> CachedClassMethod[P, R]: ...
     @overload
@@ -204,9 +235,19 @@ class Cache(Verbs):
         return decorator if function is None else decorator(function)
 
     @overload
+    def batch(self, loader: Callable[Concatenate[list[K], P], Unsaid], /) -> BatchFunction[K, Any, P]: ...  # type: ignore[overload-overlap]
+    @overload
+    def batch(self, loader: Callable[Concatenate[T, list[K], P], Unsaid], /) -> BatchMethod[K, Any, P]: ...
+    @overload
     def batch(  # type: ignore[overload-overlap]
-        self, loader: Callable[Concatenate[list[K], P], Mapping[K, V]], /
-    ) -> BatchFunction[K, V, P]: ...
+        self, loader: Callable[Concatenate[list[K], P], Coroutine[Any, Any, Mapping[K, V]]], /
+    ) -> AsyncBatchFunction[K, V, P]: ...
+    @overload
+    def batch(
+        self, loader: Callable[Concatenate[T, list[K], P], Coroutine[Any, Any, Mapping[K, V]]], /
+    ) -> AsyncBatchMethod[K, V, P]: ...
+    @overload
+    def batch(self, loader: Callable[Concatenate[list[K], P], Mapping[K, V]], /) -> BatchFunction[K, V, P]: ...  # type: ignore[overload-overlap]
     @overload
     def batch(self, loader: Callable[Concatenate[T, list[K], P], Mapping[K, V]], /) -> BatchMethod[K, V, P]: ...
     @overload
@@ -250,7 +291,7 @@ class Cache(Verbs):
         decorator = BatchDecorator(self, **options)
         return decorator if loader is None else decorator(loader)
 
-    def _adopt(self, function: CachedFunction[..., Any]) -> None:
+    def _adopt(self, function: Decorated[..., Any]) -> None:
         """Know ``function`` as one of this cache's, for as long as somebody has it."""
         with self._lock:
             self._functions.add(function)
@@ -323,11 +364,31 @@ class Cache(Verbs):
         if fleet is not None:
             fleet.close()
 
+    async def aclose(self) -> None:
+        """Wait up to 5 s for refreshes in the background, of this event loop and of threads, and close the connections
+        of this loop and this thread. Idempotent; a later use opens connections again.
+        """
+        if "_loops" in self.__dict__:
+            await self._loops.aclose()
+        fleet = self.__dict__.get("_fleet")
+        if fleet is not None:
+            if fleet.works_in_background():
+                from asyncio import to_thread  # noqa: PLC0415 - it is there already, where a coroutine runs
+
+                await to_thread(fleet.drain)
+            fleet.close()
+
     def __enter__(self) -> Cache:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Cache:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
 
     def __repr__(self) -> str:
         fleet = self.__dict__.get("_fleet")
@@ -336,11 +397,19 @@ class Cache(Verbs):
 
     def __getattr__(self, name: str) -> Any:
         # Asked only for what is not there yet: the first use makes it, and every later one finds it at no cost.
+        if name == "aio":
+            from cachekit.aio.client import AsyncVerbs  # noqa: PLC0415 - threads need no asyncio
+
+            return self.__dict__.setdefault("aio", AsyncVerbs(self))
         if name not in _MADE_AT_FIRST_USE:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         with self._lock:
             if "_fleet" not in self.__dict__:
                 self._begin()
+            if name == "_loops" and name not in self.__dict__:
+                from cachekit.aio.loops import Loops  # noqa: PLC0415 - as above
+
+                self._loops = Loops(self._fleet)
             return self.__dict__[name]
 
     def _begin(self) -> None:

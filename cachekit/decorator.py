@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from cachekit.checks import contradiction
 from cachekit.errors import ConfigurationError
-from cachekit.function import CachedClassMethod, CachedFunction, CachedStaticMethod, TakesClass
+from cachekit.function import CachedFunction, CachedStaticMethod
+from cachekit.methods import CachedClassMethod, TakesClass, Unsaid
 from cachekit.policy import DEFAULTS, Policy
 
 if TYPE_CHECKING:
+    from cachekit.async_function import (
+        AsyncCachedClassFunction,
+        AsyncCachedClassMethod,
+        AsyncCachedFunction,
+        AsyncCachedStaticMethod,
+    )
     from cachekit.cache import Cache
     from cachekit.function import CachedClassFunction
     from cachekit.keys.compile import KeyMaker
@@ -42,9 +50,23 @@ class Decorator:
         self.keys: dict[str, Any] = {"key": key, "ignore": ignore, "namespace": namespace, "version": version}
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, function: staticmethod[P, R], /
-    ) -> CachedStaticMethod[P, R]: ...
+    def __call__(self, function: staticmethod[P, Unsaid], /) -> CachedStaticMethod[P, Any]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: classmethod[Any, P, Unsaid], /) -> CachedClassMethod[P, Any]: ...
+    @overload
+    def __call__(self, function: TakesClass[P, Unsaid], /) -> CachedClassFunction[P, Any]: ...
+    @overload
+    def __call__(self, function: Callable[P, Unsaid], /) -> CachedFunction[P, Any]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: staticmethod[P, Coroutine[Any, Any, R]], /) -> AsyncCachedStaticMethod[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: classmethod[Any, P, Coroutine[Any, Any, R]], /) -> AsyncCachedClassMethod[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: TakesClass[P, Coroutine[Any, Any, R]], /) -> AsyncCachedClassFunction[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCachedFunction[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: staticmethod[P, R], /) -> CachedStaticMethod[P, R]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, function: classmethod[Any, P, R], /) -> CachedClassMethod[P, R]: ...
     @overload
@@ -53,9 +75,18 @@ class Decorator:
     def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
     def __call__(self, function: Any, /) -> Any:
         inner, keys = self.compiled(function)
-        kind = CachedStaticMethod if isinstance(function, staticmethod) else CachedFunction
-        cached: CachedFunction[..., Any] = kind(self._cache, inner, keys, self.policy)
-        return CachedClassMethod(cached) if isinstance(function, classmethod) else cached
+        plain: Any
+        static: Any
+        of_class: Any
+        plain, static, of_class = CachedFunction, CachedStaticMethod, CachedClassMethod
+        if is_async(inner):
+            from cachekit import async_function as kinds  # noqa: PLC0415 - it brings asyncio
+
+            plain, static = kinds.AsyncCachedFunction, kinds.AsyncCachedStaticMethod
+            of_class = kinds.AsyncCachedClassMethod
+        kind = static if isinstance(function, staticmethod) else plain
+        cached = kind(self._cache, inner, keys, self.policy)
+        return of_class(cached) if isinstance(function, classmethod) else cached
 
     def compiled(self, function: Any) -> tuple[Any, KeyMaker]:
         """The function itself and its key maker. Raises ``ConfigurationError`` for what can't be cached."""
@@ -69,11 +100,29 @@ class Decorator:
             hint = "" if isinstance(inner, type) else f"; options are given by name, such as ttl={inner!r:.40}"
             raise ConfigurationError(f"@cache decorates a function, not {type(inner).__name__}{hint}")
         name = getattr(inner, "__qualname__", type(inner).__name__)
-        if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
-            raise ConfigurationError(f"{name} is async: this version of cachekit caches sync functions only")
-        if inspect.isgeneratorfunction(inner):
+        if _is_any(inner, inspect.isasyncgenfunction):
+            raise ConfigurationError(
+                f"{name} is an async generator: gather what it yields and return a list, which can be stored"
+            )
+        if _is_any(inner, inspect.isgeneratorfunction):
             raise ConfigurationError(f"{name} is a generator: return a list, which can be stored")
         return inner, compile_keys(inner, prefix=self._cache.prefix, **self.keys)
+
+
+def is_async(function: Any) -> bool:
+    """Whether a call of ``function`` is to be awaited: an ``async def``, a ``partial`` of one, or an object whose
+    ``__call__`` is one.
+    """
+    import inspect  # noqa: PLC0415 - see ``compiled``
+
+    return _is_any(function, inspect.iscoroutinefunction)
+
+
+def _is_any(function: Any, kind: Callable[[Any], bool]) -> bool:
+    """Whether ``function`` is of that kind, or what its call comes to is."""
+    while isinstance(function, partial):
+        function = function.func
+    return kind(function) or (not isinstance(function, type) and kind(type(function).__call__))
 
 
 def meant(option: str, known: tuple[str, ...] = OPTIONS) -> str:

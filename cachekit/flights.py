@@ -35,7 +35,6 @@ class Flight:
     """
     awaited = 0
     """How many callers wait for it just now."""
-    on_end: tuple[Callable[[], None], ...] = ()
     on_deserted: Callable[[], None] | None = None
     """Told when nobody waits any more. Set where the caller whose run this is has gone, and it goes on for others."""
 
@@ -64,11 +63,19 @@ class Flight:
         self.pilot = threading.get_ident()
         return self
 
+    def listen(self, wake: Callable[[], None]) -> bool:
+        """Have ``wake`` called when the flight ends, by whoever ends it; False: it has ended. For a waiter that can't
+        block its thread.
+        """
+        # Without the lock: who ends it marks that first, and then looks who listens.
+        self.__dict__.setdefault("listeners", []).append(wake)
+        return not self.ended
+
     def end(self) -> None:
         """Let the waiters go on, one thread after the other. Once."""
         if self.gate is not None:
             self.gate.release()
-        for wake in self.on_end:
+        for wake in self.__dict__.get("listeners", ()):
             wake()
 
 
@@ -108,7 +115,7 @@ class Flights:
             flight = self._take_off_the_board(key, cas, flight)
             if flight is None:
                 return
-            flight.payload, flight.landed = payload, True
+            flight.payload, flight.landed, flight.ended = payload, True, True
         flight.end()
 
     def crash(self, key: bytes, cas: int | None, error: BaseException | None, flight: Flight | None = None) -> None:
@@ -119,17 +126,8 @@ class Flights:
                 return
             if flight.waiters:  # an error kept for nobody would keep its frames, which refer to the flight, in a cycle
                 flight.error = error
+            flight.ended = True
         flight.end()
-
-    def listen(self, flight: Flight, wake: Callable[[], None]) -> bool:
-        """Have ``wake`` called when the flight ends, by whoever ends it; False: it has ended. For a waiter that can't
-        block its thread.
-        """
-        with self._lock:
-            if flight.ended:
-                return False
-            flight.on_end += (wake,)
-            return True
 
     def forget(self, key: bytes | None = None) -> None:
         """Let nobody else join the runs without a lease, of ``key`` or of every key, that began before now: an
@@ -183,10 +181,7 @@ class Flights:
         known = self._flights.get((key, cas))
         if flight is None or flight is known:
             flight = self._flights.pop((key, cas), None)
-        if flight is None or flight.ended:
-            return None
-        flight.ended = True
-        return flight
+        return None if flight is None or flight.ended else flight
 
     def __len__(self) -> int:
         return len(self._flights)

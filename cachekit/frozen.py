@@ -23,6 +23,7 @@ class Frozen:
     _fields: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, *, kw_only: bool = False) -> None:
+        super().__init_subclass__()  # a generic value's parameters are told to Generic
         own = [name for name, kind in cls.__annotations__.items() if not str(kind).startswith("ClassVar")]
         cls._fields = (*cls._fields, *own)
         cls.__match_args__ = () if kw_only else cls._fields  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The servers of one cache, whoever asks them: which there are, who holds a key, who is up, and the probe of who is not.
+"""The servers of one cache, whoever asks them: which there are, which holds a key, which are up; and the probe.
 
 Threads and event loops keep connections of their own (``sync/fleet.py``, ``aio/fleet.py``), but what one of them learns
 of a server holds for all: one cache has one roster.
@@ -35,9 +35,9 @@ EXPLICIT_CAS = (1, 6, 27)
 class Roster:
     """The servers behind one cache. Thread-safe.
 
-    ``suspects`` holds the indexes of the servers that failed last time; the hit paths leave them to the slow ones, which
-    ask ``check_up`` first. ``explicit``: indexes of the servers that take a CAS number from their client. ``clock``:
-    seconds since the epoch, for the embedded server.
+    ``suspects`` holds the indexes of the servers that failed last time; the hit paths leave them to the slow ones,
+    which ask ``check_up`` first. ``explicit``: indexes of the servers that take a CAS number from their client.
+    ``clock``: seconds since the epoch, for the embedded server.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 from support.memcached import Memcached, start_memcached
+from support.shells import Shell
 
 from cachekit.embedded import EmbeddedServer
 
@@ -20,6 +21,17 @@ from cachekit.embedded import EmbeddedServer
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make ``only`` of support/shells.py a mark that pytest knows."""
+    config.addinivalue_line("markers", "only(*shells, reason): a promise that exists in these shells alone")
+
+
+@pytest.fixture
+def shell() -> Shell:
+    """Whom `make` of support/targets.py makes caches for: threads, but in tests/contract."""
+    return Shell()
 
 
 @pytest.fixture(scope="session")

@@ -293,11 +293,11 @@ def test_a_waiter_that_can_not_block_is_woken_once() -> None:
     """It listens; a flight that has ended is not listened to, and has its outcome already."""
     flights, woken = Flights(), list[str]()
     flight, _ = flights.board(KEY, 7)
-    assert flights.listen(flight, lambda: woken.append("woken"))
+    assert flight.listen(lambda: woken.append("woken"))
     flights.land(KEY, 7, (0, b"value"), flight)
     flights.land(KEY, 7, (0, b"again"), flight)
     assert woken == ["woken"]
-    assert not flights.listen(flight, lambda: woken.append("late"))
+    assert not flight.listen(lambda: woken.append("late"))
     assert flight.payload == (0, b"value")
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support.memcached import Memcached
+from support.slow import Source
 from support.targets import own_prefix, url_of
 from support.threads import Outcome, eventually
 
@@ -31,38 +32,6 @@ def cache_fixture(url: str) -> Iterator[Cache]:
     """A cache of the test's own."""
     with Cache(f"{url}?deadline=5s", prefix=own_prefix()) as made:
         yield made
-
-
-class Source:
-    """A function whose runs a test opens and shuts: its results are 0, 1, 2 … by run."""
-
-    def __init__(self, cache: Cache, **policy: Any) -> None:
-        self.runs = 0
-        self.error: BaseException | None = None
-        self.open = threading.Event()
-        self.open.set()
-        self.threads: list[str] = []
-        self._lock = threading.Lock()
-
-        @cache(policy=Policy(**policy))
-        def source(n: int) -> int:
-            with self._lock:
-                mine, self.runs = self.runs, self.runs + 1
-            self.threads.append(threading.current_thread().name)
-            assert self.open.wait(20)
-            if self.error is not None:
-                raise self.error
-            return mine
-
-        self.call = source
-
-    def shut(self) -> None:
-        """The next runs wait until ``open`` is set."""
-        self.open.clear()
-
-    def is_(self, *states: str) -> Callable[[], bool]:
-        """Whether the entry is in one of those states."""
-        return lambda: self.call.explain(1).state in states
 
 
 # -- stale ------------------------------------------------------------------------------------------------------------
@@ -253,27 +222,6 @@ class NotFound(LookupError):
         self.code = code
 
 
-def test_failures_that_are_answers_are_cached(cache: Cache) -> None:
-    """errors=: the same type with the same data is raised again, and the function does not run."""
-    runs: list[int] = []
-
-    @cache(policy=Policy(errors=(LookupError,), error_ttl=30))
-    def find(n: int) -> int:
-        runs.append(n)
-        raise NotFound(f"no {n}", code=404)
-
-    for _ in range(3):
-        with pytest.raises(NotFound, match="no 7") as caught:
-            find(7)
-        assert caught.value.code == 404
-    assert runs == [7]
-    assert find.info().hits == 2
-    assert find.explain(7).format == "failure, enveloped"
-    with pytest.raises(NotFound):
-        find.peek(7)
-    assert cache.get(find.key(7), "nothing") == "nothing"
-
-
 def test_a_failure_that_is_an_answer_replaces_a_stale_value(cache: Cache) -> None:
     """It is gone at the source: the old value is not served on."""
     source = Source(cache, ttl=SHORT, stale=30, errors=(NotFound,), error_ttl=30)
@@ -309,47 +257,6 @@ def test_a_run_within_the_soft_timeout_is_waited_for(cache: Cache) -> None:
     assert source.call(1) == 1
 
 
-# -- soft invalidation ------------------------------------------------------------------------------------------------
-
-
-def test_expire_lets_one_refresh_while_the_others_are_served(cache: Cache) -> None:
-    """expire: due at once, served meanwhile."""
-    source = Source(cache, ttl=60, stale=30)
-    assert source.call(1) == 0
-    assert source.call.expire(1)
-    source.shut()
-    refreshing = Outcome(source.call, 1)
-    assert eventually(lambda: source.runs == 2)
-    assert [source.call(1) for _ in range(3)] == [0] * 3
-    source.open.set()
-    assert (refreshing.result(), source.call(1)) == (1, 1)
-
-
-def test_expire_voids_the_run_under_way(cache: Cache) -> None:
-    """What began before expire() may be older than what it was called for: it is not kept as fresh."""
-    source = Source(cache, ttl=60)
-    source.shut()
-    filling = Outcome(source.call, 1)
-    assert eventually(lambda: source.runs == 1)
-    assert source.call.expire(1)
-    source.open.set()
-    assert filling.result() == 0
-    assert source.call(1) == 1
-
-
-def test_a_failed_refresh_does_not_undo_expire(cache: Cache) -> None:
-    """The old value is put back to be served, and is due all the same."""
-    source = Source(cache, ttl=60, throttle=0.05)
-    assert source.call(1) == 0
-    assert source.call.expire(1)
-    source.error = LookupError("down")
-    assert source.call(1) == 0
-    source.error = None
-    assert eventually(source.is_("stale"))
-    assert source.call(1) == 2
-    assert source.call(1) == 2
-
-
 # -- early refresh ----------------------------------------------------------------------------------------------------
 
 
@@ -373,51 +280,6 @@ def test_an_early_refresh_is_one_callers(cache: Cache) -> None:
     source.open.set()
     assert refreshing.result() == 1
     assert (source.call.info().waits, source.runs) == (0, 2)
-
-
-# -- results that are not stored, or differently ----------------------------------------------------------------------
-
-
-def test_cache_if_decides_what_is_stored(cache: Cache) -> None:
-    """A result that its predicate refuses is returned, and the next caller runs again."""
-    runs: list[int] = []
-
-    @cache(cache_if=lambda result: result % 2 == 0)
-    def number(n: int) -> int:
-        runs.append(n)
-        return n
-
-    assert [number(2), number(2), number(3), number(3)] == [2, 2, 3, 3]
-    assert runs == [2, 3, 3]
-
-
-def test_a_predicate_that_raises_costs_only_the_storing(cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
-    """The caller gets his result, and one warning says why it was not stored."""
-
-    def broken(result: int) -> bool:
-        raise ZeroDivisionError
-
-    @cache(cache_if=broken)
-    def number(n: int) -> int:
-        return n
-
-    assert [number(1), number(1)] == [1, 1]
-    assert len([r for r in caplog.records if "cache_if raised: ZeroDivisionError" in r.getMessage()]) == 1
-
-
-def test_do_not_store(cache: Cache) -> None:
-    """The running function may say that this result is not to be kept."""
-    runs: list[int] = []
-
-    @cache
-    def number(n: int) -> int:
-        runs.append(n)
-        if len(runs) < 3:
-            current().do_not_store()
-        return n
-
-    assert [number(1) for _ in range(5)] == [1] * 5
-    assert runs == [1, 1, 1]
 
 
 def test_the_function_sets_its_own_ttl(cache: Cache) -> None:

@@ -11,11 +11,12 @@ from support.fake_fleet import FakeConnection, FakeFleet, at, byte_by_byte
 from support.memcached import Memcached
 
 from cachekit.addresses import parse_target
+from cachekit.direct import batches
 from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
 from cachekit.hooks import Hooks
 from cachekit.ops import Exchange, LeaseVoid, Replies
 from cachekit.sync.fleet import AnyConnection, Fleet
-from cachekit.sync.window import BATCH_BYTES, BATCH_KEYS, batches, gather, open_window
+from cachekit.sync.window import BATCH_BYTES, BATCH_KEYS, gather, open_window
 
 ASKS = [(0, b"mn\r\n"), (1, b"mn\r\n"), (2, b"mn\r\n")]
 

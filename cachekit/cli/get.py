@@ -20,12 +20,12 @@ from cachekit.codecs.flags import FOREIGN, NOTE, describe, format_of, is_envelop
 from cachekit.codecs.json import JsonCodec
 from cachekit.codecs.note import ABSENT, ERROR, PASS
 from cachekit.errors import DecodeError, ServerError
+from cachekit.flows.look import lifetime_in
 from cachekit.hooks import Hooks
 from cachekit.keys import wire_key
 from cachekit.policy import age_ms
 from cachekit.sync import bulk
 from cachekit.sync.fleet import Fleet
-from cachekit.sync.look import lifetime_in
 from cachekit.types import Key
 
 _VALUE_WIDTH = chart.WIDTH - 17

@@ -12,9 +12,10 @@ from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from cachekit.cli.complaint import Complaint
-from cachekit.function import BoundFunction, CachedFunction
+from cachekit.function import Decorated
+from cachekit.methods import Bound
 
-AnyCached: TypeAlias = CachedFunction[..., Any] | BoundFunction[..., Any]
+AnyCached: TypeAlias = Decorated[..., Any] | Bound[Any, ..., Any]
 
 _NAMED = re.compile(r"([^\W\d]\w*)=(?!=)(.*)", re.DOTALL)
 
@@ -33,7 +34,7 @@ def find_function(path: str) -> AnyCached:
             near = get_close_matches(name, dir(found), n=1)
             raise Complaint(f"{module_name} has no {attributes!r}{f'; did you mean {near[0]}?' if near else ''}")
         found = getattr(found, name)
-    if not isinstance(found, CachedFunction | BoundFunction):
+    if not isinstance(found, Decorated | Bound):
         raise Complaint(f"{path} is of type {type(found).__name__} and not a cached function: decorate it with @cache")
     return found
 

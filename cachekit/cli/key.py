@@ -9,7 +9,7 @@ from cachekit.cli.command import Command
 from cachekit.cli.complaint import Complaint
 from cachekit.cli.imports import AnyCached, find_function, parse_arguments
 from cachekit.cli.where import add_servers, target
-from cachekit.function import BoundFunction
+from cachekit.methods import Bound
 from cachekit.ring import Ring
 from cachekit.types import Key
 
@@ -37,7 +37,7 @@ def _server_of(function: AnyCached, key: Key, arguments: argparse.Namespace) -> 
     if arguments.servers:
         ring = Ring(target(arguments).servers)
     else:
-        cached = function.__func__ if isinstance(function, BoundFunction) else function
+        cached = function.__func__ if isinstance(function, Bound) else function
         ring = cached._cache._fleet.ring
     name = ring.servers[ring.index(key.encode())].name
     return "the embedded server of each process" if name == "memory:" else name

@@ -11,6 +11,9 @@
 ``batch.py``     many keys, one run of a loader
 ``together.py``  many of these stories at once: common windows, one run for all
 ``lease.py``     the lease, and the requests about it
+``direct.py``    the direct verbs: all for asyncio, for threads those that are not written out for speed
+``look.py``      look at entries without taking part: ``peek`` and ``explain``
+``tell.py``      invalidations, of one entry and of all
 ``frames.py``    what the running function is inside of
 ===============  ====================================================================================
 

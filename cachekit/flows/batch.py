@@ -28,6 +28,7 @@ from cachekit.flows.alone import run_uncached, run_unprotected
 from cachekit.flows.call import call, inside_itself
 from cachekit.flows.fill import fill, refresh
 from cachekit.flows.lease import Lease
+from cachekit.flows.tell import Request, tell
 from cachekit.flows.together import ComputeAll, SharedEnv, Together
 from cachekit.meta import Reply
 from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather, Replies
@@ -204,24 +205,11 @@ def refresh_all(jobs: list[Job], env: Env, compute: ComputeAll) -> Flow[list[Any
     return (yield from Together(flows, range(len(jobs)), shared, compute).values())
 
 
-def tell_all(jobs: list[Job], env: Env, request: Callable[[bytes, int, int], bytes]) -> Flow[list[bool]]:
-    """Send one request about each key, in common windows; whether its server has acknowledged it. ``request`` makes it
-    of the key, a token, and a CAS number or 0.
-    """
+def tell_all(jobs: list[Job], env: Env, request: Request) -> Flow[list[bool]]:
+    """Send an invalidation of each entry, in common windows; whether its server has acknowledged it."""
     shared = SharedEnv(env, jobs[0].recipe)
-    flows = [_tell(job, shared, request(job.key, shared.token, shared.number(job.server))) for job in jobs]
+    flows = [tell(job, shared, request) for job in jobs]
     return (yield from Together(flows, range(len(jobs)), shared, _nobody_runs).values())
-
-
-def _tell(job: Job, env: Env, request: bytes) -> Flow[bool]:
-    acknowledged = False
-    try:
-        replies = yield Exchange(job.server, request, 1, env.opaque(), retry=True)
-        acknowledged = replies.replies[0].code in ("HD", "NF")
-    except ServerError as error:
-        env.trouble(job, error)
-    env.flights.forget(job.key)
-    return acknowledged
 
 
 def _nobody_runs(positions: list[int]) -> list[Any]:

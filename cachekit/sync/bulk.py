@@ -4,30 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from zlib import crc32
 
+from cachekit.direct import Found as Found
+from cachekit.direct import batches
+from cachekit.direct import by_server as by_server
 from cachekit.errors import ProtocolError, ServerError
 from cachekit.ops import Replies
 from cachekit.sync.fleet import AnyConnection, Fleet
-from cachekit.sync.window import BATCH_KEYS, Ask, batches, open_window
-
-Found = tuple[bytes, int, bytes, int]
-"""Key, client flags, payload and CAS number (0 where it was not asked for) of a stored value."""
+from cachekit.sync.window import BATCH_KEYS, Ask, open_window
 
 Take = Callable[[list[Found]], None]
 """Called with what one read off a connection brought; several times for a long answer."""
 
 Failed = Callable[[int, ServerError], None]
 """Called with the index of a server that could not answer, and why."""
-
-
-def by_server(keys: Iterable[bytes], fleet: Fleet) -> dict[int, list[bytes]]:
-    """The keys, grouped by the index of the server that holds them."""
-    table, mask = fleet.ring.table, fleet.ring.mask
-    groups: list[list[bytes]] = [[] for _ in fleet.servers]
-    for key in keys:
-        groups[table[crc32(key) & mask]].append(key)
-    return {index: group for index, group in enumerate(groups) if group}
 
 
 def fetch(

@@ -1,4 +1,4 @@
-"""The answers to classic commands about one key, read off a connection to the last byte."""
+"""The answer to a classic ``get`` of one key, read off a connection to the last byte."""
 
 from __future__ import annotations
 
@@ -29,14 +29,3 @@ def one_value(connection: AnyConnection, data: bytes, wire: bytes) -> tuple[int,
         return found
     connection.close()
     raise ProtocolError(f"the answer is not that to a get of this key: {data[:60]!r}", server=connection.name)
-
-
-def one_line(connection: AnyConnection, data: bytes, wire: bytes) -> bytes:
-    """The one line of the answer to a touch, without its end."""
-    while not data.endswith(b"\r\n"):
-        data = connection.receive_more(data)
-    connection.rearm()
-    if data not in (b"TOUCHED\r\n", b"NOT_FOUND\r\n"):
-        connection.close()
-        raise ProtocolError(f"the answer is not that to a touch: {data[:60]!r}", server=connection.name)
-    return data[:-2]

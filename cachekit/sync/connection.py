@@ -19,14 +19,14 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from pymemcache.client.base import Client as PymemcacheClient  # type: ignore[import-untyped]
 
-from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
+from cachekit.errors import ProtocolError, ServerError, Unreachable
 from cachekit.meta import Parser, Reply
-from cachekit.servers import Server, Tls
+from cachekit.network import tls_context, translated
+from cachekit.servers import Server
 
 CHUNK = 65_536
 """Bytes asked of the socket at once. Twice as many would be above malloc's mmap threshold and cost a page fault a
@@ -68,23 +68,14 @@ class _NamedTls:
         return self._context.wrap_socket(sock, server_hostname=self._name)
 
 
-@lru_cache(maxsize=64)
-def _tls(tls: Tls, host: str) -> _NamedTls:
-    context = ssl.create_default_context(cafile=tls.ca)
-    if not tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if tls.cert:
-        context.load_cert_chain(tls.cert, tls.key)
-    return _NamedTls(context, tls.server_name or host)
-
-
 def _open(server: Server, deadline_s: float) -> socket.socket:
     """Connect to the first of the server's addresses that answers, within ``deadline_s`` in all."""
     if server.path is not None:
         return _Opener(server.path, connect_timeout=deadline_s, timeout=deadline_s).open()
     until = _monotonic() + deadline_s
-    context: Any = _tls(server.tls, server.host or "") if server.tls is not None else None
+    context: Any = None
+    if server.tls is not None:
+        context = _NamedTls(tls_context(server.tls), server.tls.server_name or server.host or "")
     failure: OSError = ConnectionRefusedError("no address")
     # pymemcache tries the first address of a name only, and localhost is ::1 first on many machines.
     for *_, address in socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM):
@@ -418,12 +409,3 @@ def missing_bytes(data: bytes) -> int:
 def is_size(word: bytes) -> bool:
     """Whether ``word`` is a number of bytes that a server could mean."""
     return word.isdigit() and len(word) < 12
-
-
-def translated(error: OSError, server: Server) -> ServerError:
-    """The one place where the operating system's errors become ours."""
-    if isinstance(error, TimeoutError | BlockingIOError):
-        return DeadlineExceeded(f"{server.name} did not answer in time", server=server.name)
-    if isinstance(error, ssl.SSLError):
-        return Unreachable(f"{server.name}: TLS failed: {error.reason or error}", server=server.name)
-    return Unreachable(f"{server.name} can't be reached: {error.strerror or error}", server=server.name)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 AnyConnection = Connection | Loopback
 
+
 class Shelves(threading.local):
     """One row of idle connections per server, for the current thread."""
 
@@ -165,13 +166,21 @@ class Fleet(Roster):
         connection.exchange(b"mn\r\n", 1)
         connection.close()
 
+    def works_in_background(self) -> bool:
+        """Whether ``drain`` may have to wait."""
+        return self._pool is not None
+
+    def drain(self) -> None:
+        """Wait up to 5 s for background work."""
+        pool, self._pool = self._pool, None
+        if pool is not None and os.getpid() == self.pid:
+            pool.drain()
+
     def close(self) -> None:
         """Wait up to 5 s for background work, end the probe, and close this thread's connections; the other threads'
         close with their threads.
         """
-        pool, self._pool = self._pool, None
-        if pool is not None and os.getpid() == self.pid:
-            pool.drain()
+        self.drain()
         self.stop_probing()
         for index in range(len(self.servers)):
             self.drop(index)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from cachekit.errors import ServerError, Unreachable
+from cachekit.errors import ProtocolError, ServerError, Unreachable
 from cachekit.ops import BATCH_BYTES as BATCH_BYTES
 from cachekit.ops import BATCH_KEYS as BATCH_KEYS
 from cachekit.ops import Exchange, LeaseVoid, Replies
@@ -98,23 +98,11 @@ def gather(exchanges: Sequence[Exchange], fleet: Fleet) -> list[Replies | Server
         op = exchanges[at]
         replies = connection.replies(connection.receive(until), op.expected, op.opaque, until)
         connection.rearm()
+        if op.fits is not None and not op.fits(replies):
+            connection.close()
+            raise ProtocolError(f"{connection.name} answered another request", server=connection.name)
         # With the connection open: a lease is good on one that was opened before it.
         return Replies(replies[op.skip :], max(began, connection.opened_at))
 
     asks = [(op.server, op.request) for op in exchanges]
     return open_window(asks, fleet, read, [op.held_since for op in exchanges])
-
-
-def batches(commands: Sequence[bytes]) -> list[list[bytes]]:
-    """Cut commands into runs that one server can take before its answers are read."""
-    if len(commands) <= BATCH_KEYS and sum(map(len, commands)) <= BATCH_BYTES:
-        return [list(commands)]
-    cut: list[list[bytes]] = []
-    size = 0
-    for command in commands:
-        if not cut or len(cut[-1]) >= BATCH_KEYS or size + len(command) > BATCH_BYTES:
-            cut.append([])
-            size = 0
-        cut[-1].append(command)
-        size += len(command)
-    return cut

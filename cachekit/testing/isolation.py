@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from cachekit.cache import _MADE_AT_FIRST_USE, Cache
 from cachekit.errors import ConfigurationError
-from cachekit.function import CachedFunction
+from cachekit.function import Decorated
 from cachekit.hooks import Hooks
 from cachekit.policy import Policy
 from cachekit.recipe import Recipe
@@ -55,7 +55,8 @@ def isolated(cache: Cache, clock: ManualClock | None = None) -> Iterator[ManualC
         cache: the one that your application made.
         clock: by default a new one.
 
-    Raises ``ConfigurationError`` for what is neither. At the end it waits up to 5 s for background refreshes.
+    Raises ``ConfigurationError`` for what is neither. At the end it waits up to 5 s for background refreshes in
+    threads; those of event loops, which it can't wait for, are cancelled.
 
     >>> from cachekit import Cache
     >>> from cachekit.testing import isolated
@@ -95,7 +96,7 @@ class _State(NamedTuple):
 
     cache: dict[str, Any]
     listeners: dict[str, tuple[Any, ...]]
-    functions: list[tuple[CachedFunction[..., Any], Recipe | None, Reader]]
+    functions: list[tuple[Decorated[..., Any], Recipe | None, Reader]]
 
 
 class _Layer:
@@ -125,6 +126,8 @@ def _close(cache: Cache, layer: _Layer) -> None:
     layers = _layers[cache]
     at = layers.index(layer) + 1
     own = cache.__dict__ if at == len(layers) else layers[at].before.cache
+    if "_loops" in own:
+        own["_loops"].abandon()
     if "_fleet" in own:
         own["_fleet"].close()
 

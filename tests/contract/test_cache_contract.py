@@ -8,12 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.targets import Make, make_fixture, target_fixture, unix_server_fixture
+from support.targets import Make
 
 from cachekit import MISS, Cache, ConfigurationError, Key, Policy, Refused, RequestError, UnencodableError
 from cachekit.hooks import Trouble
-
-__all__ = ["make_fixture", "target_fixture", "unix_server_fixture"]
 
 MIB = 1 << 20
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from support.targets import Make, cached, make_fixture, own_prefix, target_fixture, unix_server_fixture
+from support.shells import Shell
+from support.targets import Make, cached, own_prefix
 
 from cachekit import MISS, Cache, ConfigurationError, Policy
-
-__all__ = ["make_fixture", "target_fixture", "unix_server_fixture"]
-
 
 # -- options ----------------------------------------------------------------------------------------------------------
 
@@ -110,9 +108,9 @@ def test_the_environment_disables(make: Make, monkeypatch: pytest.MonkeyPatch) -
     assert (runs, enabled_runs) == ([3, 3], [3])
 
 
-def test_the_environment_says_where_the_servers_are(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_says_where_the_servers_are(target: str, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """CACHEKIT_URL serves Cache(), read at first use; a bad one is an error that reaches the caller."""
-    cache = Cache(prefix=own_prefix())
+    cache = shell.around(Cache(prefix=own_prefix()))
     square, _ = cached(cache)
     monkeypatch.setenv("CACHEKIT_URL", "memcached://:bad:")
     with pytest.raises(ConfigurationError):
@@ -123,9 +121,9 @@ def test_the_environment_says_where_the_servers_are(target: str, monkeypatch: py
     cache.close()
 
 
-def test_configure_comes_before_the_first_use(target: str) -> None:
+def test_configure_comes_before_the_first_use(target: str, shell: Shell) -> None:
     """configure() after decoration and before use sets servers and policy; after use it raises."""
-    cache = Cache(prefix=own_prefix())
+    cache = shell.around(Cache(prefix=own_prefix()))
     square, _ = cached(cache)
     cache.configure(target, policy=Policy(ttl=77))
     square(3)

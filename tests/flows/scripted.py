@@ -97,6 +97,7 @@ class Script:
             answer = self.answers.pop(0)
             if isinstance(answer, Exception):
                 raise answer
+            assert op.opaque is not None, "what bears no token is scripted in world.py"
             replies = self.parse(answer, op.opaque)
             assert len(replies) == op.expected
             assert all(r.opaque == b"%d" % op.opaque for r in replies if r.code != "ERROR")

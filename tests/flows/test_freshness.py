@@ -94,7 +94,7 @@ def test_a_claim_is_the_read_with_an_r_and_goes_out_once() -> None:
     script.run(call(job(recipe, lambda: "new"), script.env, None))
     assert [exchange.retry for exchange in script.exchanges] == [True, False, False]
     first, claim = script.exchanges[0], script.exchanges[1]
-    assert claim.request.replace(CLAIM, b" ") == recipe.read(KEY, claim.opaque)
+    assert claim.request.replace(CLAIM, b" ") == recipe.read(KEY, claim.opaque or 0)
     assert CLAIM not in first.request
 
 

@@ -1,7 +1,8 @@
 """What a promise is kept on: the embedded server, one real server, three of them, a UNIX socket.
 
 A test module takes the fixtures by importing their functions; the names in tests are ``target`` (a URL) and ``make``,
-which makes caches on it, each under a prefix of its own, and closes them when the test is over.
+which makes caches on it, each under a prefix of its own, and closes them when the test is over. The tests of
+tests/contract have them without import, and have each test run in event loops too (support/shells.py).
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Any
 
 import pytest
 from support.memcached import Memcached, start_memcached
+from support.shells import Shell
 
 from cachekit import Cache
+
+TARGETS = ("embedded", "one", "three", "unix")
 
 _PREFIXES = count(1)
 
@@ -43,23 +47,31 @@ def unix_server_fixture() -> Iterator[Memcached]:
             yield running
 
 
-@pytest.fixture(name="target", params=["embedded", "one", "three", "unix"])
+@pytest.fixture(name="target", params=TARGETS)
 def target_fixture(request: pytest.FixtureRequest) -> str:
     """The URL of each kind of target in turn."""
-    if request.param == "embedded":
+    return target_named(request.param, request)
+
+
+def target_named(name: str, request: pytest.FixtureRequest) -> str:
+    """The URL of that kind of target."""
+    if name == "embedded":
         return "memory:"
-    if request.param == "three":
+    if name == "three":
         return url_of(*request.getfixturevalue("servers3"))
-    return url_of(request.getfixturevalue("server" if request.param == "one" else "unix_server"))
+    return url_of(request.getfixturevalue("server" if name == "one" else "unix_server"))
 
 
 @pytest.fixture(name="make")
-def make_fixture(target: str) -> Iterator[Make]:
-    """Makes caches on the target: ``make(policy=…)``; a long deadline, since test machines are slow now and then."""
+def make_fixture(target: str, shell: Shell) -> Iterator[Make]:
+    """Makes caches on the target for the shell: ``make(policy=…)``; a long deadline, since test machines are slow now
+    and then.
+    """
     caches: list[Cache] = []
 
     def make(**options: Any) -> Cache:
-        caches.append(Cache(f"{target}?deadline=5s", **{"prefix": own_prefix(), **options}))
+        cache = Cache(f"{target}?deadline=5s", **{"prefix": own_prefix(), **options})
+        caches.append(shell.around(cache))
         return caches[-1]
 
     yield make

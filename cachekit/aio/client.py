@@ -1,0 +1,163 @@
+"""The direct verbs as coroutines: what ``cache.aio`` has. Their stories are in ``flows/direct.py``."""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+from zlib import crc32
+
+from cachekit.aio.drive import run, run_here
+from cachekit.direct import check_token, plain_value
+from cachekit.errors import CacheError, Unreachable
+from cachekit.flows import direct as flows
+from cachekit.keys import wire_key
+from cachekit.ops import Flow
+from cachekit.types import MISS, UNSET
+
+if TYPE_CHECKING:
+    from cachekit.cache import Cache
+
+T = TypeVar("T")
+
+
+class AsyncVerbs:
+    """The direct verbs of a cache for asyncio: the same names and promises as those of the cache itself.
+
+    On trouble with a server a read gives its default and a write gives False; it is counted, and
+    ``Cache(on_error="raise")`` raises it instead. A key is a ``str`` of printable ASCII without spaces; the cache's
+    prefix is put before it, except before a ``Key``. ``ttl=`` is in seconds, or anything else that ``@cache(ttl=…)``
+    takes; the cache's policy says the default. When awaited they raise ``RequestError`` (a ``ValueError``) for a key,
+    token or number that Memcached would refuse, and ``ConfigurationError`` (a ``ValueError``) for a senseless ttl.
+
+    >>> import asyncio
+    >>> from cachekit import Cache
+    >>> cache = Cache("memory:")
+    >>> async def main() -> object:
+    ...     await cache.aio.set("user:42", {"name": "Ada"}, ttl="5m")
+    ...     return await cache.aio.get("user:42")
+    >>> asyncio.run(main())
+    {'name': 'Ada'}
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def _run(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
+        """Drive ``flow``, which holds no lease, on the connections of the running loop."""
+        return run_here(flow, self._cache._loops.here())
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """The value under ``key``, else ``default``; pass ``MISS`` as the default to tell a stored None from
+        nothing.
+        """
+        cache = self._cache
+        wire = wire_key(cache._prefix, key)
+        loops = cache._loops
+        roster = loops.roster
+        index = roster.ring.table[crc32(wire) & roster.ring.mask]
+        fleet = loops.fleets.get(get_running_loop())
+        if fleet is None or index in roster.suspects or (line := fleet.lines[index]) is None:
+            return await self._run(flows.read_one(cache, key, default))
+        try:
+            data = await line.ask(b"get %b\r\n" % wire, 1)
+            if data == b"END\r\n":
+                found = MISS
+            elif (stored := plain_value(data, wire)) is not None:
+                found = cache._unpack(*stored, wire)
+            else:
+                odd = fleet.understood(flows.read(index, b"get", [wire]), line, data, 0.0)
+                found, _ = flows.value_in(cache, index, wire, odd)
+        except Unreachable:
+            # The server may have closed the connection while that lay idle.
+            return await self._run(flows.read_one(cache, key, default))
+        except CacheError as error:
+            return cache._trouble(index, error, default)
+        return cache._counted(found, default)
+
+    async def gets(self, key: str, default: Any = None) -> tuple[Any, int | None]:
+        """The value under ``key`` and the token that ``cas`` takes; ``(default, None)`` where there is nothing."""
+        return await self._run(flows.read_with_token(self._cache, key, default))
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of those ``keys`` that have one. Every server is asked at once; a server in trouble costs its
+        own keys only.
+        """
+        return await self._run(flows.read_many(self._cache, keys))
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    async def set(self, key: str, value: Any, ttl: Any = UNSET) -> bool:
+        """Store ``value``; True when the server said that it is stored. A ttl of 0 stores nothing, and removes what
+        was there.
+        """
+        return await self._run(flows.store(self._cache, key, value, ttl, b""))
+
+    async def add(self, key: str, value: Any, ttl: Any = UNSET) -> bool:
+        """Store ``value`` where nothing is stored; False where something is."""
+        return await self._run(flows.store(self._cache, key, value, ttl, b" ME"))
+
+    async def replace(self, key: str, value: Any, ttl: Any = UNSET) -> bool:
+        """Store ``value`` where something is stored; False where nothing is."""
+        return await self._run(flows.store(self._cache, key, value, ttl, b" MR"))
+
+    async def cas(self, key: str, value: Any, token: int, ttl: Any = UNSET) -> bool:
+        """Store ``value`` if nothing has changed since ``gets`` gave ``token``; else False."""
+        check_token(token)
+        return await self._run(flows.store(self._cache, key, value, ttl, b" C%d" % token))
+
+    async def delete(self, key: str) -> bool:
+        """Remove ``key``; True when something was there."""
+        return await self._run(flows.remove(self._cache, key))
+
+    async def touch(self, key: str, ttl: Any = UNSET) -> bool:
+        """Give ``key`` a new ttl, counted from now; False where nothing is stored."""
+        return await self._run(flows.touch(self._cache, key, ttl))
+
+    async def incr(self, key: str, delta: int = 1, initial: int | None = None, ttl: Any = UNSET) -> int | None:
+        """Add ``delta`` to a stored number on the server, and return the sum; it wraps at 2**64.
+
+        Where nothing is stored: store ``initial`` for ``ttl`` and return it, or return None when no initial value is
+        given.
+        """
+        return await self._run(flows.count(self._cache, key, delta, initial, ttl, b"MI"))
+
+    async def decr(self, key: str, delta: int = 1, initial: int | None = None, ttl: Any = UNSET) -> int | None:
+        """Subtract ``delta`` from a stored number on the server, not below 0, and return the difference; see
+        ``incr``.
+        """
+        return await self._run(flows.count(self._cache, key, delta, initial, ttl, b"MD"))
+
+    async def set_many(self, values: Mapping[str, Any], ttl: Any = UNSET) -> list[str]:
+        """Store every value; returns the keys that were *not* stored, so an empty list is success. Asks all servers
+        at once.
+        """
+        return await self._run(flows.store_many(self._cache, values, ttl))
+
+    async def delete_many(self, keys: Iterable[str]) -> list[str]:
+        """Remove ``keys``; returns those that no server acknowledged, so an empty list is success. Asks all servers
+        at once.
+        """
+        return await self._run(flows.remove_many(self._cache, keys))
+
+    @overload
+    async def get_or_set(self, key: str, compute: Callable[[], Awaitable[T]], ttl: Any = ...) -> T: ...
+    @overload
+    async def get_or_set(self, key: str, compute: Callable[[], T], ttl: Any = ...) -> T: ...
+    async def get_or_set(self, key: str, compute: Callable[[], Any], ttl: Any = UNSET) -> Any:
+        """The value under ``key``; where there is none, the one that ``compute()`` returns or, a coroutine function,
+        gives when it is awaited; that one is stored.
+
+        However many tasks and processes ask at once, one of them runs ``compute`` and the others wait for it.
+        """
+        flow = flows.get_or_set(self._cache, key, partial(_computed, compute), ttl)
+        return await run(flow, self._cache._loops.here())
+
+
+async def _computed(compute: Callable[[], Any]) -> Any:
+    """What ``compute`` gives, be it a plain function or one to be awaited."""
+    value = compute()
+    return await value if isinstance(value, Awaitable) else value

@@ -1,0 +1,365 @@
+"""One connection to one server for all tasks of an event loop: pipelined, one write per loop turn.
+
+Every task's request goes out at once, and the replies come back in the order of the requests; so each request has a
+*slot*, and the slots stand in line. What a task asks for in one turn of the loop leaves in one write, and one read
+brings many replies: that is what makes it cheap.
+
+**Nobody disturbs another's reply.** A task that is cancelled, or whose time is up, leaves its slot standing; the reply
+is taken off the stream when it comes and dropped, or given to who was left in charge of it (``entrust``): a lease may
+be in it. A server that has said nothing for a deadline loses the connection for new requests (``overdue``): those
+already sent wait on it, each to its own deadline. So a silent server costs every task its deadline and no more, and a
+huge value that takes long to arrive does not stall those who come later.
+
+**Back-pressure.** At most ``MAX_REQUESTS`` requests and ``MAX_BYTES`` bytes are under way; who comes then stands in a
+queue, which counts for his deadline too. While the transport can't get rid of what it has, nothing is given to it.
+
+What a reply means is not looked at here but for where it ends; whoever asked checks the token in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
+from cachekit.meta import MAX_LINE_BYTES, MAX_VALUE_BYTES
+from cachekit.network import tls_context
+from cachekit.servers import Server
+
+MAX_REQUESTS = 1024
+"""Most requests under way on one connection."""
+
+MAX_BYTES = 1 << 20
+"""Most bytes of large requests under way on one connection, a single larger one excepted."""
+
+SMALL_BYTES = 1024
+"""Up to here a request is small: it is counted, and not measured."""
+
+_BUFFER_BYTES = 65_536
+_V = ord("V")
+_monotonic = time.monotonic
+
+Answer = asyncio.Future[bytes]
+"""All the bytes of the replies to one request."""
+
+Slot = tuple[Answer, int, float, int]
+"""One request under way: who waits for its answer, how many replies end it, when it was asked (monotonic seconds), and
+how many bytes it had where that counts. (A plain tuple: every hit makes one.)
+"""
+
+
+class Owner(Protocol):
+    """Who is told what becomes of a connection."""
+
+    def overdue(self, connection: AsyncConnection, error: DeadlineExceeded | None) -> None:
+        """A deadline has passed, and nothing more should be asked here. ``error``: the server said nothing at all."""
+
+    def lost(self, connection: AsyncConnection) -> None:
+        """The connection is closed."""
+
+
+class AsyncConnection(asyncio.BufferedProtocol):
+    """A connection, open once ``connect`` has returned it. ``opened_at``: monotonic seconds; a lease is only good on an
+    older one.
+    """
+
+    def __init__(self, index: int, server: Server, deadline_s: float, owner: Owner) -> None:
+        self.index, self.server, self.name = index, server, server.name
+        self.deadline_s = deadline_s
+        self.opened_at = self._heard_at = _monotonic()
+        self.closed = False
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._create_future, self._call_soon = self._loop.create_future, self._loop.call_soon
+        self._turn_at = self.opened_at
+        self._transport: asyncio.Transport | None = None
+        self._slots: deque[Slot] = deque()
+        self._queue: deque[tuple[Slot, bytes]] = deque()
+        self._entrusted: dict[Answer, Callable[[bytes | None], None]] = {}
+        self._unclaimed: dict[Answer, bytes] = {}
+        self._out: list[bytes] = []
+        self._bytes = 0
+        self._held = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._retired_at: float | None = None
+        # What was read and not yet given out, and how far it was looked through: the head of the line ends after
+        # ``_left`` more replies, the next of which begins at ``_at``.
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._end = self._at = self._need = 0
+        self._left = 0
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def ask(self, request: bytes, expected: int, since: float = 0.0) -> Answer:
+        """Send ``request``; the future of its ``expected`` replies. It fails with a ``ServerError``.
+
+        ``since``: monotonic seconds from which its deadline counts, now where it is 0.
+        """
+        answer: Answer = self._create_future()
+        out = self._out
+        if not out:  # all that is asked in one turn of the loop is asked at one time
+            self._turn_at = _monotonic()
+            if not self._held:
+                self._call_soon(self._flush)
+        slots = self._slots
+        if self._held or len(request) > SMALL_BYTES or len(slots) >= MAX_REQUESTS or self._queue:
+            self._ask_with_care((answer, expected, since or self._turn_at, len(request)), request)
+        else:
+            slots.append((answer, expected, since or self._turn_at, 0))
+            out.append(request)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self.deadline_s, self._check)
+        return answer
+
+    def entrust(self, answer: Answer, to: Callable[[bytes | None], None]) -> None:
+        """Whoever waited for ``answer`` has gone: have ``to`` called with it when it comes; with None if it won't."""
+        data = self._unclaimed.get(answer)
+        if data is not None or self.closed:
+            to(data)
+        else:
+            self._entrusted[answer] = to
+
+    def _ask_with_care(self, slot: Slot, request: bytes) -> None:
+        """Send, where there is room for it, what is large or comes when much is under way; else have it wait."""
+        if self.closed:
+            slot[0].set_exception(Unreachable(f"{self.name} closed the connection", server=self.name))
+        else:
+            self._queue.append((slot, request))
+            self._fill_room()
+
+    def _fill_room(self) -> None:
+        """Send what waits for room, as far as there is some. What is larger than all the room goes alone."""
+        while self._queue and not self._held:
+            slot, request = self._queue[0]
+            if self._slots and (len(self._slots) >= MAX_REQUESTS or self._bytes + slot[3] > MAX_BYTES):
+                return
+            self._queue.popleft()
+            if not slot[0].done():
+                self._slots.append(slot)
+                self._bytes += slot[3]
+                if not self._out:
+                    self._call_soon(self._flush)
+                self._out.append(request)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if out and self._transport is not None and not self.closed:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    # -- hearing -----------------------------------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go (asyncio.BufferedProtocol)."""
+        return self._view[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """``nbytes`` have come (asyncio.BufferedProtocol)."""
+        self._end += nbytes
+        self._heard_at = _monotonic()
+        try:
+            if self._end >= self._need:
+                self._need = 0
+                self._give_out()
+            if self._need > len(self._buffer) or self._end == len(self._buffer):
+                self._resize(max(self._need, 2 * self._end))
+        except ProtocolError as error:
+            self.abort(error)
+
+    def _give_out(self) -> None:
+        """Hand every whole answer to who asked. This is on every hit's way, for each of its replies."""
+        slots, begin, at, left = self._slots, 0, self._at, self._left
+        # Bytes are looked through faster than a bytearray; a large answer is copied once, when it is whole.
+        data = bytes(self._view[: self._end])
+        end, find = len(data), data.find
+        while slots:
+            left = left or slots[0][1]
+            while left:
+                line_end = find(b"\r\n", at)
+                behind = line_end + 2
+                if line_end < 0:
+                    behind = self._unfinished(end - at) + end
+                elif data[at] == _V:
+                    if data.startswith(b"VA ", at):
+                        space = find(b" ", at + 3, line_end)
+                        digits = data[at + 3 : space if space > 0 else line_end]
+                        behind += 2 + (int(digits) if len(digits) < 9 and digits.isdigit() else self._size(digits))
+                    elif data.startswith(b"VALUE ", at):
+                        behind += 2 + self._size_in(data, at, line_end)
+                        left += behind <= end  # a part of what END ends; if cut short, it is read again
+                if behind > end:
+                    self._need = behind
+                    break
+                at = behind
+                left -= 1
+            if left:
+                break
+            answer, _, _, size = slots.popleft()
+            self._bytes -= size
+            if not answer.done():
+                answer.set_result(data[begin:at])
+            else:
+                self._late(answer, data[begin:at])
+            begin = at
+        self._at, self._left = at, left
+        if begin:
+            self._given_out(data, begin)
+        if self._end and not slots:
+            raise ProtocolError(f"{self.name} sent more than was asked for", server=self.name)
+
+    def _late(self, answer: Answer, data: bytes) -> None:
+        """``data`` came, but nobody waits for it any more."""
+        if answer in self._entrusted:
+            self._entrusted.pop(answer)(data)
+        elif answer.cancelled():
+            # Cancelled in this very turn of the loop, perhaps: its task runs before what is called soon from here.
+            self._unclaimed[answer] = data
+            self._call_soon(self._unclaimed.pop, answer, None)
+
+    def _unfinished(self, length: int) -> int:
+        """How many bytes more a line must have of which ``length`` have come."""
+        if length > MAX_LINE_BYTES:
+            raise ProtocolError(f"{self.name}: a line of more than {MAX_LINE_BYTES} bytes", server=self.name)
+        return 1
+
+    def _size_in(self, data: bytes, at: int, line_end: int) -> int:
+        """The size in a line ``VALUE <key> <flags> <bytes> [<cas unique>]``."""
+        if data.count(b" ", at, line_end) == 3:
+            return self._size(data[data.rfind(b" ", at, line_end) + 1 : line_end])
+        return self._size(b"".join(data[at:line_end].split(b" ")[3:4]))
+
+    def _size(self, digits: bytes) -> int:
+        if not digits.isdigit() or len(digits) > 9 or int(digits) > MAX_VALUE_BYTES:
+            raise ProtocolError(f"{self.name}: a value without a size that could be meant", server=self.name)
+        return int(digits)
+
+    def _given_out(self, data: bytes, begin: int) -> None:
+        """Answers were given out, up to ``begin``: there is room again, here and on the way."""
+        self._forget(data, begin)
+        if self._queue:
+            self._fill_room()
+        if self._retired_at is not None and not self._slots:
+            self.close()
+
+    def _forget(self, data: bytes, begin: int) -> None:
+        """Make room: what stands before ``begin`` was given out."""
+        rest = self._end - begin
+        if rest:
+            self._view[:rest] = data[begin:]
+        self._end, self._at = rest, self._at - begin
+        self._need = max(0, self._need - begin)
+        if len(self._buffer) > 16 * _BUFFER_BYTES and max(self._need, rest) < _BUFFER_BYTES:
+            self._resize(_BUFFER_BYTES)
+
+    def _resize(self, size: int) -> None:
+        bigger = bytearray(size)
+        bigger[: self._end] = self._view[: self._end]
+        self._buffer, self._view = bigger, memoryview(bigger)
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """A deadline may have passed. One timer for all: who asked first is the first whose time is up."""
+        self._timer = None
+        now = _monotonic()
+        long_ago = now - self.deadline_s
+        waiting = [*self._slots, *(slot for slot, _ in self._queue)]
+        for answer, _, asked_at, _ in waiting:
+            if asked_at <= long_ago and not answer.done():
+                answer.set_exception(self._overdue())
+        if self._retired_at is not None and self._retired_at <= long_ago:
+            self.abort(self._overdue())
+        elif self._slots and self._slots[0][2] <= long_ago and self._retired_at is None:
+            self.retire()
+            silent = now - self._heard_at > self.deadline_s / 2
+            self._owner.overdue(self, self._overdue() if silent else None)
+        pending = [asked_at for answer, _, asked_at, _ in waiting if not answer.done()]
+        pending += [self._retired_at] if self._retired_at is not None else [slot[2] for slot in waiting[:1]]
+        if pending and not self.closed:
+            self._timer = self._loop.call_later(max(0.001, min(pending) + self.deadline_s - now), self._check)
+
+    def _overdue(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"{self.name} did not answer in time", server=self.name)
+
+    def retire(self) -> None:
+        """Nothing more is asked here; what was asked is waited for, a deadline long, and then the connection closes."""
+        if self._retired_at is None:
+            self._retired_at = _monotonic()
+            if not self._slots:
+                self.close()
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close at once, without a word to the server. Idempotent."""
+        self.abort(Unreachable(f"{self.name}: the connection was closed", server=self.name))
+
+    def abort(self, error: ServerError) -> None:
+        """Close at once; who waits for an answer gets ``error``."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+        left = [slot[0] for slot in (*self._slots, *(slot for slot, _ in self._queue))]
+        self._slots.clear()
+        self._queue.clear()
+        self._held = True  # whoever asks now goes the long way, where it shows that this is closed
+        for answer in left:
+            if not answer.done():
+                answer.set_exception(_again(error))
+        entrusted, self._entrusted = self._entrusted, {}
+        for gone in entrusted.values():
+            gone(None)
+        self._owner.lost(self)
+
+    # -- what the transport says -------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open (asyncio.BaseProtocol)."""
+        self._transport = transport  # type: ignore[assignment]
+        self.opened_at = self._heard_at = _monotonic()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is closed, by the server or by the network (asyncio.BaseProtocol)."""
+        self.abort(Unreachable(f"{self.name} closed the connection", server=self.name))
+
+    def eof_received(self) -> bool:
+        """The server said its last word (asyncio.BaseProtocol)."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The transport has more than it gets rid of (asyncio.BaseProtocol)."""
+        self._held = True
+
+    def resume_writing(self) -> None:
+        """The transport has room again (asyncio.BaseProtocol)."""
+        if not self.closed:
+            self._held = False
+            self._fill_room()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "retired" if self._retired_at is not None else "open"
+        return f"<AsyncConnection {self.name} {state}, {len(self._slots)} under way>"
+
+
+def _again(error: ServerError) -> ServerError:
+    """The same error for another: each who raises one adds his frames to it."""
+    return type(error)(str(error), server=error.server)
+
+
+async def connect(connection: AsyncConnection) -> None:
+    """Open ``connection``: to the first of its server's addresses that answers. Raises ``OSError``."""
+    server, loop = connection.server, asyncio.get_running_loop()
+    context = tls_context(server.tls) if server.tls is not None else None
+    if server.path is not None:
+        await loop.create_unix_connection(lambda: connection, server.path)
+        return
+    host, port = str(server.host), server.port or 0
+    name = (server.tls.server_name or host) if server.tls is not None else None
+    await loop.create_connection(lambda: connection, host, port, ssl=context, server_hostname=name)

@@ -1,0 +1,198 @@
+"""Runs the flows for asyncio: each op a flow yields is performed here, by awaiting.
+
+A flow that may come to run the user's function, or to hold a lease, is driven in a task of its own, so that it can
+outlive its caller. When the caller is cancelled, what happens depends on where the flow stands::
+
+    it asks a server        the answer is heard: there may be a lease in it, and it is given back
+    the function runs       it goes on for those who wait for it here, until the last of them has gone too;
+                            where nobody does, it is cancelled, and the caller waits until it has ended
+    it waits for others     it is cancelled
+
+After that the flow may still say something to the servers (store what was computed, give back what was claimed), and
+whatever else it wants is answered by a ``CancelledError``. So no lease is left to time out, and that story is the one
+that threads have as well: an interrupt is thrown into the flow, which cleans up after itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from cachekit.aio.fleet import AsyncFleet
+from cachekit.flights import Flight
+from cachekit.flows.frames import FILLING, Filling
+from cachekit.ops import Compute, Each, Exchange, Flow, Gather, Join, Op, Sleep, Spawn
+
+R = TypeVar("R")
+
+_TALK = (Exchange, Gather, Spawn)
+"""What a flow may still do when its caller has gone."""
+
+
+async def run(flow: Flow[R], fleet: AsyncFleet) -> R:
+    """Drive ``flow`` to its end, in a task of its own, and return what it returns."""
+    drive = Drive(flow, fleet)
+    task: asyncio.Task[R] = fleet.hold(drive.run())
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await drive.leave(task)
+        raise
+
+
+async def run_here(flow: Flow[R], fleet: AsyncFleet) -> R:
+    """Drive ``flow`` to its end in the caller's own task: for flows that only ask servers, and hold no lease."""
+    return await Drive(flow, fleet).run()  # type: ignore[no-any-return]
+
+
+def finish(flow: Flow[Any], fleet: AsyncFleet) -> None:
+    """Have ``flow`` end for a caller who has gone: it may give back what was got for him, and nothing else."""
+    drive = Drive(flow, fleet)
+    drive.left = True
+    fleet.hold(drive.run())
+
+
+class Drive:
+    """One flow on its way. ``left``: its caller has gone."""
+
+    def __init__(self, flow: Flow[Any], fleet: AsyncFleet) -> None:
+        self._flow, self._fleet = flow, fleet
+        self.left = False
+        self._talking = True  # before its first op it holds what it was begun with, a lease perhaps
+        self._frame: Filling | None = None
+        self._ended: asyncio.Future[None] | None = None
+
+    async def run(self) -> Any:
+        """Drive the flow; whatever interrupts is thrown into it."""
+        flow, outcome = self._flow, None
+        error: BaseException | None = None
+        op: Any = None
+        try:
+            while True:
+                op = flow.send(outcome) if error is None else flow.throw(error)
+                outcome, error, self._talking = None, None, isinstance(op, _TALK)
+                if self.left and not self._talking:
+                    error = asyncio.CancelledError()
+                    continue
+                try:
+                    outcome = await self._perform(op)
+                except BaseException as raised:  # noqa: BLE001
+                    error = raised
+        except StopIteration as end:
+            return end.value
+        finally:
+            flow.close()
+            op = error = None  # an exception that refers to this frame, which refers to it, waits for the collector
+
+    async def _perform(self, op: Op) -> Any:
+        if isinstance(op, Exchange):
+            return await self._fleet.exchange(op)
+        if isinstance(op, Compute):
+            return await self._compute(op)
+        return await _OTHERS[type(op)](op, self._fleet)
+
+    async def _compute(self, op: Compute) -> Any:
+        self._frame = op.frame
+        token = FILLING.set((*FILLING.get(), op.frame))
+        try:
+            return await op.call()
+        finally:
+            op.frame.notes.over = True
+            FILLING.reset(token)
+            self._frame = None
+            if self._ended is not None and not self._ended.done():
+                self._ended.set_result(None)
+
+    async def leave(self, task: asyncio.Task[Any]) -> None:
+        """The caller has been cancelled. Returns when the function runs no more, or runs for others."""
+        self.left = True
+        if self._frame is None:
+            if not self._talking:
+                task.cancel()
+            return
+        if self._wanted():
+            for flight in _flights(self._frame):
+                flight.on_deserted = self._deserted(task)
+            return
+        self._ended = self._fleet.loop.create_future()
+        task.cancel()
+        while not self._ended.done():
+            try:
+                await asyncio.shield(self._ended)
+            except asyncio.CancelledError:
+                task.cancel()
+
+    def _wanted(self) -> bool:
+        """Whether somebody in this process waits for the run."""
+        return self._frame is not None and any(flight.awaited for flight in _flights(self._frame))
+
+    def _deserted(self, task: asyncio.Task[Any]) -> Callable[[], None]:
+        def cancel() -> None:
+            if self._frame is not None and not self._wanted():
+                task.cancel()
+
+        return lambda: _in(self._fleet.loop, cancel)
+
+
+def _flights(frame: Filling) -> list[Flight]:
+    return [flight for flight in (frame.flight, *frame.wings) if flight is not None]
+
+
+def _in(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Have ``call`` called in that loop, from whichever thread."""
+    with suppress(RuntimeError):  # the loop is closed, and nobody waits there any more
+        loop.call_soon_threadsafe(call)
+
+
+async def _gather(op: Gather, fleet: AsyncFleet) -> Any:
+    return await fleet.gather(op.exchanges)
+
+
+async def _sleep(op: Sleep, fleet: AsyncFleet) -> None:
+    await asyncio.sleep(op.seconds)
+
+
+async def _join(op: Join, fleet: AsyncFleet) -> bool:
+    loop = fleet.loop
+    landed: asyncio.Future[bool] = loop.create_future()
+
+    def settle(outcome: bool) -> None:
+        if not landed.done():
+            landed.set_result(outcome)
+
+    if not op.flight.listen(lambda: _in(loop, lambda: settle(True))):
+        return True
+    timer = loop.call_later(op.timeout_s, settle, False)
+    try:
+        return await landed
+    finally:
+        timer.cancel()
+
+
+async def _spawn(op: Spawn, fleet: AsyncFleet) -> bool:
+    if not fleet.has_room():
+        return False
+
+    async def work() -> None:
+        FILLING.set(())  # nothing outside waits for this run, so it is inside of nothing
+        await Drive(op.flow, fleet).run()
+
+    fleet.in_background(fleet.hold(work()))
+    return True
+
+
+async def _each(op: Each, fleet: AsyncFleet) -> list[Any]:
+    tasks = [fleet.loop.create_task(run(flow, fleet)) for flow in op.flows]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+_OTHERS: dict[type, Any] = {Gather: _gather, Sleep: _sleep, Join: _join, Spawn: _spawn, Each: _each}

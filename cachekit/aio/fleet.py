@@ -1,0 +1,264 @@
+"""The servers of one cache as one event loop sees them: a pipelined connection to each, and the tasks that go on by
+themselves.
+
+All of it belongs to one loop and is touched in its thread only, so there is not one lock here. Which server is up is
+known to the cache's roster, which threads and other loops share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any
+
+from cachekit.aio.connection import Answer, AsyncConnection, connect
+from cachekit.aio.loopback import AsyncLoopback
+from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
+from cachekit.meta import Parser
+from cachekit.network import translated
+from cachekit.ops import Exchange, LeaseVoid, Replies
+from cachekit.roster import Roster
+
+AnyLine = AsyncConnection | AsyncLoopback
+
+BACKGROUND = 64
+"""Most refreshes in the background at the same time, of one cache in one loop."""
+
+EXIT_S = 5.0
+"""Seconds that ``aclose`` waits for what goes on in the background."""
+
+
+class AsyncFleet:
+    """One cache's connections in the running event loop.
+
+    ``lines`` holds the connection that new requests to each server go over, None where there is none.
+    """
+
+    def __init__(self, roster: Roster) -> None:
+        self.roster = roster
+        self.loop = asyncio.get_running_loop()
+        self.lines: list[AnyLine | None] = [None] * len(roster.servers)
+        if roster.embedded is not None:
+            self.lines[0] = AsyncLoopback(roster.embedded)
+        self._opening: dict[int, asyncio.Task[AsyncConnection]] = {}
+        self._open: set[AsyncConnection] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
+        self._guard: AsyncGenerator[None, None] | None = None
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    async def exchange(self, op: Exchange) -> Replies:
+        """Perform one exchange. Raises ``ServerError``."""
+        try:
+            return await self._exchange(op, time.monotonic())
+        except Unreachable:
+            # The server may have closed a connection that lay idle. Nothing that is asked with ``retry`` changes twice.
+            if not op.retry or not self.roster.health[op.server].up:
+                raise
+            return await self._exchange(op._replace(held_since=None), time.monotonic())
+
+    async def _exchange(self, op: Exchange, since: float) -> Replies:
+        line = self.ready(op) or await self.open(op.server)
+        sent_at = time.monotonic()
+        return self.understood(op, line, await line.ask(op.request, op.expected, since), sent_at)
+
+    async def gather(self, ops: Sequence[Exchange]) -> list[Replies | ServerError]:
+        """Perform exchanges with different servers at once; a server's failure is its own exchange's outcome."""
+        since = time.monotonic()
+        asked: list[tuple[AnyLine, Answer] | ServerError | None] = []
+        for op in ops:
+            try:
+                line = self.ready(op)
+                asked.append(None if line is None else (line, line.ask(op.request, op.expected, since)))
+            except ServerError as error:
+                asked.append(error)
+        opening = {index: self.open_soon(op.server) for index, op in enumerate(ops) if asked[index] is None}
+        outcomes: list[Replies | ServerError] = []
+        for index, op in enumerate(ops):
+            given = asked[index]
+            try:
+                if isinstance(given, ServerError):
+                    raise given
+                if given is None:
+                    line = await asyncio.shield(opening[index])
+                    given = line, line.ask(op.request, op.expected, since)
+                # With the connection open: a lease is good on one that was opened before it.
+                sent_at = max(since, given[0].opened_at)
+                outcomes.append(self.understood(op, given[0], await given[1], sent_at))
+            except ServerError as error:
+                outcomes.append(await self._again(op, error))
+        return outcomes
+
+    async def _again(self, op: Exchange, error: ServerError) -> Replies | ServerError:
+        if isinstance(error, Unreachable) and op.retry and self.roster.health[op.server].up:
+            try:
+                return await self._exchange(op._replace(held_since=None), time.monotonic())
+            except ServerError as second:
+                return second
+        return error
+
+    def ready(self, op: Exchange) -> AnyLine | None:
+        """The connection that ``op`` can go over; None: one must be opened. Raises ``Unreachable`` while the server is
+        marked down, ``LeaseVoid`` where no connection is as old as the lease that ``op`` spends.
+        """
+        index, held_since = op.server, op.held_since
+        if index in self.roster.suspects:
+            self.roster.check_up(index)
+        line = self.lines[index]
+        if held_since is not None and (line is None or line.opened_at > held_since):
+            name = self.roster.names[index]
+            raise LeaseVoid(f"no connection to {name} is as old as the lease", server=name)
+        return line
+
+    def understood(self, op: Exchange, line: AnyLine, data: bytes, sent_at: float) -> Replies:
+        """The replies in an answer, checked; what makes no sense closes the connection. Raises ``ProtocolError``."""
+        try:
+            replies = Parser().feed(data)
+            ended = sum(reply.code != "VALUE" for reply in replies)
+            expected = None if op.opaque is None else b"%d" % op.opaque
+            odd = [reply for reply in replies if reply.code == "ERROR"]
+            if ended != op.expected:
+                raise ProtocolError(f"{line.name} sent something else than was asked for", server=line.name)
+            others = expected is not None and any(r.opaque != expected for r in replies if r.code != "ERROR")
+            if others or (op.fits is not None and not op.fits(replies)):
+                raise ProtocolError(f"{line.name} answered another request", server=line.name)
+        except ProtocolError as error:
+            error.server = line.name
+            self.broken(line, error)
+            raise
+        if line.index in self.roster.suspects:
+            self.roster.succeeded(line.index)
+        # Such a line bears no token; only SERVER_ERROR surely leaves the stream in step.
+        if any(not (reply.error or "").startswith("SERVER_ERROR") for reply in odd):
+            line.abort(Unreachable(f"{line.name} refused a command", server=line.name))
+        return Replies(replies[op.skip :] if op.skip else replies, sent_at)
+
+    def broken(self, line: AnyLine, error: ProtocolError) -> None:
+        """An answer made no sense; behind it nothing on that connection does."""
+        line.abort(error)
+        self.roster.failed(line.index, error)
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    async def open(self, index: int) -> AnyLine:
+        """The connection to a server, opened for all who want it now. Raises ``ServerError``."""
+        line = self.lines[index]
+        return line if line is not None else await asyncio.shield(self.open_soon(index))
+
+    def open_soon(self, index: int) -> asyncio.Task[AsyncConnection]:
+        """The task that opens the connection to a server, for all who want it."""
+        opening = self._opening.get(index)
+        if opening is None:
+            opening = self._opening[index] = self.hold(self._open_line(index))
+            opening.add_done_callback(lambda _: self._opening.pop(index, None))
+        return opening
+
+    async def _open_line(self, index: int) -> AsyncConnection:
+        roster, server = self.roster, self.roster.servers[index]
+        roster.check_up(index)
+        await self._begin_guard()
+        connection = AsyncConnection(index, server, roster.deadline_s, self)
+        self._open.add(connection)
+        connected = False
+        try:
+            async with asyncio.timeout(roster.deadline_s):
+                await connect(connection)
+                connected = True
+                if index not in roster.versions_known:
+                    (reply,) = Parser().feed(await connection.ask(b"version\r\n", 1))
+                    roster.note_version(index, reply)
+        except BaseException as error:
+            connection.close()
+            if not isinstance(error, OSError | ServerError):
+                raise
+            failure = error if isinstance(error, ServerError) else translated(error, server)
+            roster.failed(index, failure, refused=not connected)
+            raise failure from error
+        self.lines[index] = connection
+        return connection
+
+    def overdue(self, connection: AsyncConnection, error: DeadlineExceeded | None) -> None:
+        """Nothing more is asked on that connection; the server may be marked down."""
+        if self.lines[connection.index] is connection:
+            self.lines[connection.index] = None
+            self.roster.versions_known.discard(connection.index)
+            if error is not None:
+                self.roster.failed(connection.index, error)
+
+    def lost(self, connection: AsyncConnection) -> None:
+        """That connection is closed. Whether its server still listens, the next connect tells."""
+        self._open.discard(connection)
+        if self.lines[connection.index] is connection:
+            self.lines[connection.index] = None
+            self.roster.versions_known.discard(connection.index)
+
+    # -- tasks that nobody waits for ---------------------------------------------------------------------------------
+
+    def hold(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task for ``work``, kept until it is done: a loop itself keeps only a weak reference."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self._background.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever is interested has heard of it
+
+    def has_room(self) -> bool:
+        """Whether one more task may go on in the background."""
+        return len(self._background) < BACKGROUND
+
+    def in_background(self, task: asyncio.Task[Any]) -> None:
+        """``task`` is one that ``aclose`` waits for."""
+        self._background.add(task)
+
+    def cancel_background(self) -> None:
+        """Cancel every refresh in the background; each gives its claim back."""
+        for task in list(self._background):
+            task.cancel()
+
+    async def aclose(self) -> None:
+        """Wait up to 5 s for what goes on in the background, end what has not ended by then, and close the connections.
+        Idempotent; a later use opens them again.
+        """
+        here = asyncio.current_task()
+        until = self.loop.time() + EXIT_S
+        while (going := [task for task in self._tasks if task is not here]) and self.loop.time() < until:
+            await asyncio.wait(going, timeout=until - self.loop.time())
+        await self._end()
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            await guard.aclose()
+
+    async def _end(self) -> None:
+        """End every task, each of which may still give a lease back, and close the connections."""
+        here = asyncio.current_task()
+        going = [task for task in self._tasks if task is not here]
+        for task in going:
+            task.cancel()
+        if going:
+            await asyncio.wait(going, timeout=self.roster.deadline_s)
+        for connection in list(self._open):
+            connection.close()
+        await asyncio.sleep(0)  # the transports close their sockets in the next turn
+
+    async def _begin_guard(self) -> None:
+        if self._guard is None:
+            self._guard = self._until_the_loop_ends()
+            await anext(self._guard)
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        """``asyncio.run`` closes every asynchronous generator at its end: so the connections of a program that does not
+        call ``aclose`` are closed in time.
+        """
+        try:
+            yield
+        finally:
+            with suppress(asyncio.CancelledError):
+                await self._end()

@@ -1,0 +1,141 @@
+"""The hit path of one decorated coroutine function: one request, one answer, one glance.
+
+A hit never enters a generator and makes no task. Everything else is handed to the flows.
+"""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+from zlib import crc32
+
+from cachekit.aio.connection import Answer
+from cachekit.aio.drive import finish, run
+from cachekit.aio.fleet import AnyLine, AsyncFleet
+from cachekit.aio.loops import Loops
+from cachekit.env import Env, Job
+from cachekit.errors import ProtocolError, ServerError, Unreachable
+from cachekit.flows.alone import run_uncached
+from cachekit.flows.call import call, without_server
+from cachekit.flows.fill import fill
+from cachekit.flows.lease import Lease
+from cachekit.glance import EARLY, NOT_PLAIN, glance_at, plainly_mine
+from cachekit.ops import Exchange, Flow, Replies
+from cachekit.recipe import Recipe
+
+Function = Callable[..., Any]
+Reader = Callable[[bytes, Function, tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]]
+"""Takes a wire key, and the function and arguments that make its value; the coroutine returns the stored value or a
+computed one.
+"""
+
+
+def reader(recipe: Recipe, loops: Loops, env: Env) -> Reader:
+    """The hit path of the coroutine function whose entries ``recipe`` describes."""
+    slow = _SlowPath(recipe, loops, env)
+    if recipe.ttl == 0:
+        return slow.uncached
+    if not recipe.enveloped or len(recipe.generations) > 1:
+        return slow.from_the_start
+    roster = loops.roster
+    table, mask, suspects, fleets = roster.ring.table, roster.ring.mask, roster.suspects, loops.fleets
+    template, tokens, glance, explicit = recipe.read_template, env.opaques, glance_at(recipe, env), env.explicit
+    grouped, expected = len(recipe.generations) == 1, 1 + len(recipe.generations)
+
+    async def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        index = table[crc32(key) & mask]
+        fleet = fleets.get(get_running_loop())
+        if fleet is None or index in suspects or (line := fleet.lines[index]) is None:
+            return await slow.from_the_start(key, function, args, kwargs)
+        opaque = next(tokens)
+        if index in explicit:
+            request = recipe.read(key, opaque, env.number(index))
+        else:
+            request = template % ((key, opaque, opaque) if grouped else (key, opaque))
+        answer = line.ask(request, expected)
+        try:
+            data = await answer
+        except ServerError as error:
+            return await slow.after_failure(slow.job(key, function, args, kwargs), fleet, error)
+        except BaseException:
+            slow.left(slow.job(key, function, args, kwargs), fleet, line, answer, opaque)
+            raise
+        value = glance(key, data, opaque, index)
+        if value is not NOT_PLAIN and value is not EARLY:
+            return value
+        job = slow.job(key, function, args, kwargs)
+        return await slow.after_answer(job, fleet, line, data, opaque, early=value is EARLY)
+
+    return read
+
+
+class _SlowPath:
+    """Where the hit path hands over: the same read, told to the flows."""
+
+    def __init__(self, recipe: Recipe, loops: Loops, env: Env) -> None:
+        self.recipe, self.loops, self.env = recipe, loops, env
+
+    def job(self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+        """The call as the flows want it."""
+        return Job(self.recipe, key, self.loops.roster.ring.index(key), partial(function, *args, **kwargs))
+
+    async def from_the_start(
+        self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Nothing has been asked yet."""
+        return await run(call(self.job(key, function, args, kwargs), self.env, None), self.loops.here())
+
+    async def uncached(self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The ttl is 0."""
+        return await run(run_uncached(self.job(key, function, args, kwargs), self.env), self.loops.here())
+
+    async def after_answer(
+        self, job: Job, fleet: AsyncFleet, line: AnyLine, data: bytes, opaque: int, *, early: bool
+    ) -> Any:
+        """An answer came that is not plainly fresh. ``early``: this reader has drawn, and is to refresh the value
+        before its ttl.
+        """
+        mine = plainly_mine(data, opaque, bool(self.recipe.generations))
+        if mine is not None:
+            self.env.missed(job, "absent")
+            cas, generations = mine
+            return await run(fill(job, self.env, Lease(cas, line.opened_at, generations)), fleet)
+        try:
+            flow = self._judged(job, fleet, line, data, opaque, early)
+        except ProtocolError as error:
+            return await self.after_failure(job, fleet, error)
+        return await run(flow, fleet)
+
+    def _judged(self, job: Job, fleet: AsyncFleet, line: AnyLine, data: bytes, opaque: int, early: bool) -> Flow[Any]:
+        """The way of a call whose first read brought ``data``. Raises ``ProtocolError``."""
+        asked = Exchange(job.server, b"", 1 + len(self.recipe.generations), opaque)
+        replies: Replies = fleet.understood(asked, line, data, line.opened_at)
+        return call(job, self.env, replies, early=early)
+
+    async def after_failure(self, job: Job, fleet: AsyncFleet, error: ServerError) -> Any:
+        """The read failed. On a connection that the server had closed it is made once more, on a new one."""
+        self.env.read_lost(job.key)
+        if isinstance(error, Unreachable):
+            return await run(call(job, self.env, None), fleet)
+        self.env.trouble(job, error)
+        self.env.missed(job, "no answer")
+        return await run(without_server(job, self.env), fleet)
+
+    def left(self, job: Job, fleet: AsyncFleet, line: AnyLine, answer: Answer, opaque: int) -> None:
+        """The caller was cancelled before he saw the answer: should there be a lease in it, it is given back."""
+
+        def heard(data: bytes | None) -> None:
+            if data is None:
+                self.env.read_lost(job.key)
+            elif b" W" in data:
+                try:
+                    finish(self._judged(job, fleet, line, data, opaque, early=False), fleet)
+                except ProtocolError:
+                    self.env.read_lost(job.key)
+
+        if answer.done() and not answer.cancelled():
+            heard(answer.result() if answer.exception() is None else None)
+        else:
+            line.entrust(answer, heard)
