@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from zlib import crc32
 
 from cachekit.aio.drive import run, run_here
-from cachekit.direct import check_token, plain_value
+from cachekit.direct import check_token
 from cachekit.errors import CacheError, Unreachable
 from cachekit.flows import direct as flows
 from cachekit.keys import wire_key
@@ -63,14 +63,8 @@ class AsyncVerbs:
         if fleet is None or index in roster.suspects or (line := fleet.lines[index]) is None:
             return await self._run(flows.read_one(cache, key, default))
         try:
-            data = await line.ask(b"get %b\r\n" % wire, 1)
-            if data == b"END\r\n":
-                found = MISS
-            elif (stored := plain_value(data, wire)) is not None:
-                found = cache._unpack(*stored, wire)
-            else:
-                odd = fleet.understood(flows.read(index, b"get", [wire]), line, data, 0.0)
-                found, _ = flows.value_in(cache, index, wire, odd)
+            stored = await line.get(wire)
+            found = MISS if stored is None else cache._unpack(*stored, wire)
         except Unreachable:
             # The server may have closed the connection while that lay idle.
             return await self._run(flows.read_one(cache, key, default))

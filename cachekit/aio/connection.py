@@ -22,11 +22,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
+from cachekit.aio.gets import Gets, Stored
 from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
 from cachekit.meta import MAX_LINE_BYTES, MAX_VALUE_BYTES
 from cachekit.network import tls_context
+from cachekit.ops import BATCH_KEYS
 from cachekit.servers import Server
 
 MAX_REQUESTS = 1024
@@ -45,7 +48,7 @@ _monotonic = time.monotonic
 Answer = asyncio.Future[bytes]
 """All the bytes of the replies to one request."""
 
-Slot = tuple[Answer, int, float, int]
+Slot = tuple[Answer | Gets, int, float, int]
 """One request under way: who waits for its answer, how many replies end it, when it was asked (monotonic seconds), and
 how many bytes it had where that counts. (A plain tuple: every hit makes one.)
 """
@@ -56,6 +59,9 @@ class Owner(Protocol):
 
     def overdue(self, connection: AsyncConnection, error: DeadlineExceeded | None) -> None:
         """A deadline has passed, and nothing more should be asked here. ``error``: the server said nothing at all."""
+
+    def broken(self, connection: AsyncConnection, error: ProtocolError) -> None:
+        """What came makes no sense: close the connection with ``error``."""
 
     def lost(self, connection: AsyncConnection) -> None:
         """The connection is closed."""
@@ -73,17 +79,21 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self.closed = False
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._create_future, self._call_soon = self._loop.create_future, self._loop.call_soon
+        self._call_soon = self._loop.call_soon
+        # What loop.create_future() does, without a call of Python's.
+        self._create_future: Callable[[], Answer] = partial(asyncio.Future, loop=self._loop)
         self._turn_at = self.opened_at
         self._transport: asyncio.Transport | None = None
         self._slots: deque[Slot] = deque()
         self._queue: deque[tuple[Slot, bytes]] = deque()
         self._entrusted: dict[Answer, Callable[[bytes | None], None]] = {}
         self._unclaimed: dict[Answer, bytes] = {}
+        self._gets: Gets | None = None
         self._out: list[bytes] = []
         self._bytes = 0
         self._held = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timed_from = self.opened_at
         self._retired_at: float | None = None
         # What was read and not yet given out, and how far it was looked through: the head of the line ends after
         # ``_left`` more replies, the next of which begins at ``_at``.
@@ -100,6 +110,29 @@ class AsyncConnection(asyncio.BufferedProtocol):
         ``since``: monotonic seconds from which its deadline counts, now where it is 0.
         """
         answer: Answer = self._create_future()
+        self._enter(answer, request, expected, since)
+        return answer
+
+    def get(self, key: bytes) -> Stored:
+        """Read a plain value, together with whatever else is read in this turn of the loop. Fails with a
+        ``ServerError``.
+        """
+        stored: Stored = asyncio.Future(loop=self._loop)
+        if self._gets is None:
+            self._gets = Gets(self.name)
+            self._call_soon(self._flush)
+        self._gets.add(key, stored)
+        if self._gets.keys >= BATCH_KEYS:
+            self._enter_gets()
+        return stored
+
+    def _enter_gets(self) -> None:
+        gets, self._gets = self._gets, None
+        if gets is not None and not gets.done():
+            self._enter(gets, gets.request(), 0, 0.0)
+
+    def _enter(self, answer: Answer | Gets, request: bytes, expected: int, since: float) -> None:
+        """Give a request its place in line."""
         out = self._out
         if not out:  # all that is asked in one turn of the loop is asked at one time
             self._turn_at = _monotonic()
@@ -111,9 +144,8 @@ class AsyncConnection(asyncio.BufferedProtocol):
         else:
             slots.append((answer, expected, since or self._turn_at, 0))
             out.append(request)
-        if self._timer is None:
-            self._timer = self._loop.call_later(self.deadline_s, self._check)
-        return answer
+        if self._timer is None or 0.0 < since < self._timed_from:
+            self._look_after(since or self._turn_at)
 
     def entrust(self, answer: Answer, to: Callable[[bytes | None], None]) -> None:
         """Whoever waited for ``answer`` has gone: have ``to`` called with it when it comes; with None if it won't."""
@@ -135,10 +167,12 @@ class AsyncConnection(asyncio.BufferedProtocol):
         """Send what waits for room, as far as there is some. What is larger than all the room goes alone."""
         while self._queue and not self._held:
             slot, request = self._queue[0]
-            if self._slots and (len(self._slots) >= MAX_REQUESTS or self._bytes + slot[3] > MAX_BYTES):
+            full = len(self._slots) >= MAX_REQUESTS or self._bytes + slot[3] > MAX_BYTES
+            gone = slot[0].done()
+            if full and self._slots and not gone:
                 return
             self._queue.popleft()
-            if not slot[0].done():
+            if not gone:
                 self._slots.append(slot)
                 self._bytes += slot[3]
                 if not self._out:
@@ -146,6 +180,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
                 self._out.append(request)
 
     def _flush(self) -> None:
+        self._enter_gets()
         out, self._out = self._out, []
         if out and self._transport is not None and not self.closed:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -167,7 +202,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
             if self._need > len(self._buffer) or self._end == len(self._buffer):
                 self._resize(max(self._need, 2 * self._end))
         except ProtocolError as error:
-            self.abort(error)
+            self._owner.broken(self, error)
 
     def _give_out(self) -> None:
         """Hand every whole answer to who asked. This is on every hit's way, for each of its replies."""
@@ -176,7 +211,13 @@ class AsyncConnection(asyncio.BufferedProtocol):
         data = bytes(self._view[: self._end])
         end, find = len(data), data.find
         while slots:
-            left = left or slots[0][1]
+            answer, expected, _, size = slots[0]
+            left = left or expected
+            if isinstance(answer, Gets):
+                begin = at = self._take_values(answer, data, at)
+                if self._need:
+                    break
+                continue
             while left:
                 line_end = find(b"\r\n", at)
                 behind = line_end + 2
@@ -197,7 +238,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
                 left -= 1
             if left:
                 break
-            answer, _, _, size = slots.popleft()
+            slots.popleft()
             self._bytes -= size
             if not answer.done():
                 answer.set_result(data[begin:at])
@@ -205,10 +246,17 @@ class AsyncConnection(asyncio.BufferedProtocol):
                 self._late(answer, data[begin:at])
             begin = at
         self._at, self._left = at, left
+        if at < end and not slots and not self.closed:  # seen before who waits for room is sent, and could be meant
+            raise ProtocolError(f"{self.name} sent more than was asked for", server=self.name)
         if begin:
             self._given_out(data, begin)
-        if self._end and not slots:
-            raise ProtocolError(f"{self.name} sent more than was asked for", server=self.name)
+
+    def _take_values(self, gets: Gets, data: bytes, at: int) -> int:
+        """Let plain reads take their part of ``data``, which begins at ``at``; where the rest begins."""
+        at, self._need = gets.take(data, at)
+        if not self._need:
+            self._bytes -= self._slots.popleft()[3]
+        return at
 
     def _late(self, answer: Answer, data: bytes) -> None:
         """``data`` came, but nobody waits for it any more."""
@@ -272,14 +320,23 @@ class AsyncConnection(asyncio.BufferedProtocol):
                 answer.set_exception(self._overdue())
         if self._retired_at is not None and self._retired_at <= long_ago:
             self.abort(self._overdue())
-        elif self._slots and self._slots[0][2] <= long_ago and self._retired_at is None:
-            self.retire()
+        elif waiting and waiting[0][2] <= long_ago and self._retired_at is None:
             silent = now - self._heard_at > self.deadline_s / 2
             self._owner.overdue(self, self._overdue() if silent else None)
+            self.retire()
         pending = [asked_at for answer, _, asked_at, _ in waiting if not answer.done()]
         pending += [self._retired_at] if self._retired_at is not None else [slot[2] for slot in waiting[:1]]
-        if pending and not self.closed:
-            self._timer = self._loop.call_later(max(0.001, min(pending) + self.deadline_s - now), self._check)
+        if pending:
+            self._look_after(min(pending))
+
+    def _look_after(self, asked_at: float) -> None:
+        """Look for those whose time is up when that of somebody is who asked at ``asked_at``."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.closed:
+            self._timed_from = asked_at
+            left_s = max(0.001, asked_at + self.deadline_s - _monotonic())
+            self._timer = self._loop.call_later(left_s, self._check)
 
     def _overdue(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"{self.name} did not answer in time", server=self.name)
@@ -331,6 +388,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The server said its last word (asyncio.BaseProtocol)."""
+        self.connection_lost(None)  # at once: the transport may have something left that it gets rid of to nobody
         return False
 
     def pause_writing(self) -> None:

@@ -23,6 +23,8 @@ from cachekit.roster import Roster
 
 AnyLine = AsyncConnection | AsyncLoopback
 
+_UnderWay = tuple[AnyLine, Answer] | asyncio.Task[Replies] | ServerError
+
 BACKGROUND = 64
 """Most refreshes in the background at the same time, of one cache in one loop."""
 
@@ -54,9 +56,8 @@ class AsyncFleet:
         """Perform one exchange. Raises ``ServerError``."""
         try:
             return await self._exchange(op, time.monotonic())
-        except Unreachable:
-            # The server may have closed a connection that lay idle. Nothing that is asked with ``retry`` changes twice.
-            if not op.retry or not self.roster.health[op.server].up:
+        except Unreachable as error:
+            if not self._may_repeat(op, error):
                 raise
             return await self._exchange(op._replace(held_since=None), time.monotonic())
 
@@ -65,40 +66,48 @@ class AsyncFleet:
         sent_at = time.monotonic()
         return self.understood(op, line, await line.ask(op.request, op.expected, since), sent_at)
 
+    def _may_repeat(self, op: Exchange, outcome: Replies | ServerError) -> bool:
+        """The server may have closed a connection that lay idle. Nothing that is asked with ``retry`` changes twice."""
+        return isinstance(outcome, Unreachable) and op.retry and self.roster.health[op.server].up
+
     async def gather(self, ops: Sequence[Exchange]) -> list[Replies | ServerError]:
         """Perform exchanges with different servers at once; a server's failure is its own exchange's outcome."""
         since = time.monotonic()
-        asked: list[tuple[AnyLine, Answer] | ServerError | None] = []
-        for op in ops:
-            try:
-                line = self.ready(op)
-                asked.append(None if line is None else (line, line.ask(op.request, op.expected, since)))
-            except ServerError as error:
-                asked.append(error)
-        opening = {index: self.open_soon(op.server) for index, op in enumerate(ops) if asked[index] is None}
-        outcomes: list[Replies | ServerError] = []
-        for index, op in enumerate(ops):
-            given = asked[index]
-            try:
-                if isinstance(given, ServerError):
-                    raise given
-                if given is None:
-                    line = await asyncio.shield(opening[index])
-                    given = line, line.ask(op.request, op.expected, since)
-                # With the connection open: a lease is good on one that was opened before it.
-                sent_at = max(since, given[0].opened_at)
-                outcomes.append(self.understood(op, given[0], await given[1], sent_at))
-            except ServerError as error:
-                outcomes.append(await self._again(op, error))
+        under_way = [self._begin(op, since) for op in ops]
+        try:
+            outcomes = [await self._outcome(op, each, since) for op, each in zip(ops, under_way, strict=True)]
+        except BaseException:
+            for each in under_way:
+                if not isinstance(each, ServerError):
+                    (each[1] if isinstance(each, tuple) else each).cancel()
+            raise
+        # None waits for another's connection, nor for its repetition.
+        again = {
+            index: self.hold(self._exchange(op._replace(held_since=None), time.monotonic()))
+            for index, op in enumerate(ops)
+            if self._may_repeat(op, outcomes[index])
+        }
+        for index, task in again.items():
+            outcomes[index] = await self._outcome(ops[index], task, since)
         return outcomes
 
-    async def _again(self, op: Exchange, error: ServerError) -> Replies | ServerError:
-        if isinstance(error, Unreachable) and op.retry and self.roster.health[op.server].up:
-            try:
-                return await self._exchange(op._replace(held_since=None), time.monotonic())
-            except ServerError as second:
-                return second
-        return error
+    def _begin(self, op: Exchange, since: float) -> _UnderWay:
+        """Send ``op`` where a connection is open, else have that done as soon as one is."""
+        try:
+            line = self.ready(op)
+        except ServerError as error:
+            return error
+        if line is None:
+            return self.hold(self._exchange(op, since))
+        return line, line.ask(op.request, op.expected, since)
+
+    async def _outcome(self, op: Exchange, under_way: _UnderWay, since: float) -> Replies | ServerError:
+        try:
+            if isinstance(under_way, tuple):
+                return self.understood(op, under_way[0], await under_way[1], since)
+            return under_way if isinstance(under_way, ServerError) else await under_way
+        except ServerError as error:
+            return error
 
     def ready(self, op: Exchange) -> AnyLine | None:
         """The connection that ``op`` can go over; None: one must be opened. Raises ``Unreachable`` while the server is
@@ -138,8 +147,10 @@ class AsyncFleet:
 
     def broken(self, line: AnyLine, error: ProtocolError) -> None:
         """An answer made no sense; behind it nothing on that connection does."""
+        in_use = self.lines[line.index] is line  # a connection is held against its server once
         line.abort(error)
-        self.roster.failed(line.index, error)
+        if in_use:
+            self.roster.failed(line.index, error)
 
     # -- connections -------------------------------------------------------------------------------------------------
 
@@ -170,8 +181,11 @@ class AsyncFleet:
                 if index not in roster.versions_known:
                     (reply,) = Parser().feed(await connection.ask(b"version\r\n", 1))
                     roster.note_version(index, reply)
+            if connection.closed:  # before it was used: kept, it would be in the way of every other
+                raise Unreachable(f"{server.name} closed the connection", server=server.name)
         except BaseException as error:
             connection.close()
+            roster.versions_known.discard(index)
             if not isinstance(error, OSError | ServerError):
                 raise
             failure = error if isinstance(error, ServerError) else translated(error, server)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cachekit.aio.connection import Answer
+from cachekit.aio.gets import Stored
+from cachekit.direct import plain_value
 from cachekit.errors import ServerError
 
 if TYPE_CHECKING:
@@ -31,6 +33,12 @@ class AsyncLoopback:
         answer: Answer = self._loop.create_future()
         answer.set_result(self._handle(request))
         return answer
+
+    def get(self, key: bytes) -> Stored:
+        """A plain value, in a future that is done."""
+        stored: Stored = self._loop.create_future()
+        stored.set_result(plain_value(self._handle(b"get %b\r\n" % key), key))
+        return stored
 
     def entrust(self, answer: Answer, to: Callable[[bytes | None], None]) -> None:
         """The answer is there already."""

@@ -215,3 +215,59 @@ def test_do_not_store(cache: Cache) -> None:
 
     assert [number(1) for _ in range(5)] == [1] * 5
     assert runs == [1, 1, 1]
+
+
+def test_the_function_sets_its_own_ttl(cache: Cache) -> None:
+    """current().ttl stands above the decorator's."""
+
+    @cache(ttl=60)
+    def number(n: int) -> int:
+        current().ttl = "2h"
+        return n
+
+    number(1)
+    assert number.explain(1).ttl_s == 7200
+
+
+def test_not_modified_keeps_the_old_value_with_a_new_freshness(cache: Cache) -> None:
+    """The source says that nothing has changed: the old value holds on, and is fresh again."""
+    seen: list[Any] = []
+
+    @cache(ttl=60)
+    def page(n: int) -> dict[str, int]:
+        seen.append(current().previous)
+        if current().previous is not MISS:
+            return current().not_modified()  # type: ignore[no-any-return]
+        return {"etag": n}
+
+    assert page(1) == {"etag": 1}
+    created = page.explain(1).age_s
+    assert created is not None
+    assert page.expire(1)
+    assert page(1) == {"etag": 1}
+    assert page(1) == {"etag": 1}
+    assert seen == [MISS, {"etag": 1}]
+    assert page.explain(1).state == "fresh"
+
+
+def test_not_modified_without_an_old_value_says_so(cache: Cache) -> None:
+    """There is nothing to keep: a programmer's error."""
+
+    @cache
+    def page(n: int) -> Any:
+        return current().not_modified()
+
+    with pytest.raises(LookupError, match="no previous value"):
+        page(1)
+
+
+def test_ttl_zero_runs_and_stores_nothing(cache: Cache) -> None:
+    """ttl=0 asks nobody, and callers run side by side."""
+    source = Source(cache, ttl=0)
+    source.shut()
+    callers = [Outcome(source.call, 1) for _ in range(3)]
+    assert eventually(lambda: source.runs == 3)
+    source.open.set()
+    assert sorted(caller.result() for caller in callers) == [0, 1, 2]
+    assert source.call.peek(1) is MISS
+    assert source.call.info().unstored == 3

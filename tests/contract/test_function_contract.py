@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from support.shells import Shell, only
+from support.shells import Shell
 from support.targets import Make, cached
-from support.threads import LIMIT_S
 
 from cachekit import MISS, Cache, Call, ConfigurationError, Key, Policy, UnkeyableError
 from cachekit.expiry import every, until
@@ -184,37 +183,6 @@ def test_many_asks_for_all_and_runs_the_missing_ones(make: Make) -> None:
     assert runs == [1, 2, 5]
     assert square.many([]) == []
     assert square.many(iter([square.bind(7, plus=1)])) == [50]
-
-
-@only("threads", reason="many() runs the function for one miss after the other, in the order of the calls")
-def test_many_runs_in_order(make: Make) -> None:
-    """The first failure ends it, and what would have come after it has not run."""
-    runs: list[int] = []
-
-    @make()
-    def fails_at_three(n: int) -> int:
-        runs.append(n)
-        if n == 3:
-            raise LookupError(n)
-        return n
-
-    with pytest.raises(LookupError):
-        fails_at_three.many([fails_at_three.bind(n) for n in (5, 4, 3, 2, 1)])
-    assert runs == [5, 4, 3]
-    assert fails_at_three.peek(4) == 4
-
-
-@only("asyncio", "uvloop", reason="many() runs the function for all misses at the same time")
-def test_many_runs_side_by_side(make: Make) -> None:
-    """Each run waits for the others here, so they would never end one after the other."""
-    together = threading.Barrier(5)
-
-    @make()
-    def meets(n: int) -> int:
-        together.wait(LIMIT_S)
-        return n * n
-
-    assert meets.many([meets.bind(n) for n in (5, 4, 3, 2, 1)]) == [25, 16, 9, 4, 1]
 
 
 def test_a_call_bound_is_a_value(make: Make) -> None:

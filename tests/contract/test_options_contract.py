@@ -10,7 +10,7 @@ import pytest
 from support.shells import Shell
 from support.targets import Make, cached, own_prefix
 
-from cachekit import MISS, Cache, ConfigurationError, Policy
+from cachekit import MISS, Cache, ConfigurationError, Key, Policy, current
 
 # -- options ----------------------------------------------------------------------------------------------------------
 
@@ -74,6 +74,53 @@ def test_own_classes_by_annotation_and_by_registry(make: Make) -> None:
     assert [point(1), point(1)] == [Point(1, 1)] * 2
     assert [money(5).cents, money(5).cents] == [5, 5]
     assert (point.info().hits, money.info().hits) == (1, 1)
+
+
+# -- the call that is being computed ----------------------------------------------------------------------------------
+
+
+def test_current_names_the_innermost_call(make: Make) -> None:
+    """Nested calls and uncached calls each see their own; outside there is none."""
+    cache = make()
+    seen: list[Key | None] = []
+
+    @cache
+    def inner(n: int) -> int:
+        seen.append(current().key)
+        return n
+
+    @cache
+    def outer(n: int) -> int:
+        seen.append(current().key)
+        inner(n)
+        seen.append(current().key)
+        return n
+
+    outer(1)
+    assert seen == [outer.key(1), inner.key(1), outer.key(1)]
+    outer.uncached(2)
+    assert seen[3:] == [None, inner.key(2), None]
+    assert not current()
+
+
+def test_what_is_said_belongs_to_one_call(make: Make) -> None:
+    """An inner call's words are not the outer one's, nor those of the next call."""
+    cache = make()
+
+    @cache(ttl=60)
+    def inner(n: int) -> int:
+        current().ttl = 5
+        if n > 1:
+            current().do_not_store()
+        return n
+
+    @cache(ttl=60)
+    def outer(n: int) -> int:
+        return inner(n)
+
+    assert [outer(1), outer(2)] == [1, 2]
+    assert (outer.explain(1).ttl_s, inner.explain(1).ttl_s) == (60.0, 5.0)
+    assert (outer.peek(2), inner.peek(2)) == (2, MISS)
 
 
 # -- off switches, configuration --------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ class Facade:
         self.__dict__.update(shell=shell, real=real)
 
     @property  # type: ignore[misc]
-    def __class__(self) -> type:  # type: ignore[override]
+    def __class__(self) -> type:
         return type(self.real)
 
     def __getattr__(self, name: str) -> Any:
