@@ -1,4 +1,4 @@
-"""`python -m benchmarks [names…] [--quick] [--full] [--write]`: every figure, or those named, as Markdown.
+"""`python -m benchmarks [names…] [--quick] [--full] [--ops N] [--write]`: every figure, or those named, as Markdown.
 
 A name is a module (`speed_direct`) or a figure (`P4`). The report goes to stdout, and with `--write` to
 docs/benchmarks.md as well, where the figures that were not run stay as they are.
@@ -37,6 +37,7 @@ class Script:
 FIGURES: Mapping[str, tuple[str, ...]] = {
     "speed_direct": ("P1", "P2", "P3", "P3s", "P13"),
     "speed_decorated": ("P4", "P6", "P7"),
+    "speed_asyncio": ("P8",),
     "stampede_cold": ("P9",),
     "stampede_hot": ("P10",),
     "stampede_early": ("early",),
@@ -46,7 +47,9 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
     "ring_quality": ("P12",),
     "keys_cost": ("P5",),
     "faults_interrupt": ("R1",),
+    "faults_cancel": ("R1-asyncio",),
     "faults_stop": ("R2",),
+    "faults_stop_aio": ("R2-asyncio",),
     "faults_kill": ("R3",),
     "faults_fork": ("R4",),
     "faults_threads": ("R5",),
@@ -75,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured: dict[str, list[str]] = {}
     for name in chosen(options.names):
         start = time.monotonic()
-        for part in run(name, quick=options.quick, full=options.full):
+        for part in run(name, quick=options.quick, full=options.full, ops=options.ops):
             measured.setdefault(name, []).append(part)
             print(part, flush=True)
         print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
@@ -105,6 +108,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds: about six minutes for everything")
     parser.add_argument("--full", action="store_true", help="a million interrupted operations in R1")
+    parser.add_argument("--ops", type=int, help="how many operations in R1-asyncio, in place of a million")
     parser.add_argument(
         "--write", action="store_true", help="write docs/benchmarks.md as well; what is not run stays as it is there"
     )
@@ -120,15 +124,15 @@ def chosen(names: Sequence[str]) -> list[str]:
     return [module for module, figures in FIGURES.items() if not names or {module, *figures} & set(names)]
 
 
-def run(name: str, *, quick: bool, full: bool) -> Iterator[str]:
+def run(name: str, *, quick: bool, full: bool, ops: int | None = None) -> Iterator[str]:
     """The Markdown of a module's sections; one that fails says so in the report and does not end it."""
     try:
         if name in SCRIPTS:
             yield script(name, SCRIPTS[name], quick)
             return
         module: Any = import_module(f"benchmarks.{name}")
-        more = {"full": True} if full and name == "faults_interrupt" else {}
-        for section in module.sections(quick, **more):
+        options: dict[str, dict[str, Any]] = {"faults_interrupt": {"full": full}, "faults_cancel": {"ops": ops}}
+        for section in module.sections(quick, **options.get(name, {})):
             yield section.markdown()
     except Exception as error:
         yield f"### {', '.join(FIGURES[name])}: {name}\n\nNot measured: {type(error).__name__}: {error}\n"

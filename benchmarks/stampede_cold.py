@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.sharedctypes import RawArray
 from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.adapters import load, named, variants
-from benchmarks.adapters.base import Adapter
+from benchmarks.adapters.base import Adapter, AsyncAdapter, Function
 from benchmarks.herd import Herd, Serve, await_moment, soon
 from benchmarks.report import Section
 from benchmarks.servers import servers
 
 FIGURES = ("P9",)
 PROCESSES = 16
+TASKS = 4
 FUNCTION_S = 0.300
 LIMIT_S = 30.0
 WARM = -1
@@ -28,6 +30,10 @@ NOTES = (
         " cores, with the server"
     ),
     "plain decorators of libraries without a lease or lock run once in each process",
+    (
+        f"asyncio: {TASKS} tasks in each process call the same function, and it awaits asyncio.sleep; a process's time"
+        " is that of its slowest task"
+    ),
 )
 
 
@@ -43,9 +49,9 @@ def sections(quick: bool) -> Iterator[Section]:
     for name in contestants():
         keys = (5 if quick else 20) if protected(name) else (1 if quick else 5)
         try:
-            rows.append((name, *summary(cold(name, keys))))
+            rows.append((title(name), *summary(cold(name, keys))))
         except Exception as error:
-            rows.append((name, f"failed: {type(error).__name__}: {error}"))
+            rows.append((title(name), f"failed: {type(error).__name__}: {error}"))
     columns = ("contestant", "keys", "runs a key", "most runs", "slowest caller, median of keys", "worst of keys")
     yield Section("P9", f"{PROCESSES} processes on one cold key", columns, tuple(rows), GOAL, NOTES)
 
@@ -55,11 +61,16 @@ def contestants() -> list[str]:
     kinds: list[type[Adapter]] = [adapter for adapter in load()[0] if adapter.decorates]
     plain = [kind.name for kind in kinds if not kind.name.startswith(("raw", "cachekit", "cachetools"))]
     leased = [kind.name for kind in variants() if not kind.name.startswith("cachekit")]
-    return ["cachekit", *leased, *plain]
+    return ["cachekit", "cachekit (asyncio)", "cachekit (uvloop)", *leased, *plain]
+
+
+def title(name: str) -> str:
+    """Every adapter with coroutines has its loop in its name."""
+    return f"{name}, {TASKS} tasks each" if name.endswith(("(asyncio)", "(uvloop)")) else name
 
 
 def protected(name: str) -> bool:
-    return name == "cachekit" or name in [kind.name for kind in variants()]
+    return name.startswith("cachekit") or name in [kind.name for kind in variants()]
 
 
 def cold(name: str, keys: int) -> list[Round]:
@@ -83,21 +94,56 @@ def member(number: int, name: str, address: str, runs: Any) -> Serve:
             time.sleep(FUNCTION_S)
         return [key]
 
-    report.__qualname__ = "report"
-    decorated = adapter.decorate(report)
+    async def report_async(key: int) -> list[int]:
+        if key >= 0:
+            runs[number] += 1
+            await asyncio.sleep(FUNCTION_S)
+        return [key]
+
+    report.__qualname__ = report_async.__qualname__ = "report"
+    decorated = adapter.decorate(report_async if adapter.asynchronous else report)
     adapter.result(decorated(WARM - number))
+    call = tasks(adapter, decorated) if isinstance(adapter, AsyncAdapter) else one(decorated)
 
     def serve(message: tuple[int, float]) -> float:
         key, moment = message
         await_moment(moment)
-        start = time.monotonic()
-        result = adapter.result(decorated(key))
-        took = time.monotonic() - start
-        if list(result) != [key]:
-            raise RuntimeError(f"another result than the function's: {result!r}")
-        return took
+        return call(key)
 
     return serve
+
+
+def one(decorated: Function) -> Callable[[int], float]:
+    """One call, and the seconds it takes."""
+
+    def call(key: int) -> float:
+        start = time.monotonic()
+        result = decorated(key)
+        took = time.monotonic() - start
+        return right(result, key, took)
+
+    return call
+
+
+def tasks(adapter: AsyncAdapter, decorated: Function) -> Callable[[int], float]:
+    """Calls of several tasks at once, and the seconds that the slowest takes."""
+
+    async def task(key: int) -> float:
+        start = time.monotonic()
+        result = await decorated(key)
+        took = time.monotonic() - start
+        return right(result, key, took)
+
+    async def together(key: int) -> float:
+        return max(await asyncio.gather(*[task(key) for _ in range(TASKS)]))
+
+    return lambda key: float(adapter.wait(together(key)))
+
+
+def right(result: object, key: int, took_s: float) -> float:
+    if result != [key]:
+        raise RuntimeError(f"another result than the function's: {result!r}")
+    return took_s
 
 
 def summary(rounds: Sequence[Round]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ same: ``inspect.iscoroutinefunction`` asks the flags of the ``__code__`` of what
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from types import CodeType
@@ -115,7 +116,7 @@ class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
         """
         wanted, keys = self._own(calls)
         if not wanted or self._cache.is_disabled():
-            return [await call() for call in wanted]
+            return list(await asyncio.gather(*(call() for call in wanted)))
         if self._ready().ttl == 0:
             runs = [self._job(key, call.args, call.kwargs) for key, call in zip(keys, wanted, strict=True)]
             return await self._drive(_side_by_side(runs, self._cache._env))

@@ -319,12 +319,14 @@ class Cache(Verbs):
         """Inside, cached functions just run, and store nothing: in this thread or task only. Direct verbs are not
         touched.
         """
+        block = _Off(id(self))
         with self._lock:
             self.off += 1
-        token = _DISABLED.set((*_DISABLED.get(), id(self)))
+        token = _DISABLED.set((*_DISABLED.get(), block))
         try:
             yield
         finally:
+            block.over = True  # tasks that were begun inside keep it in their contexts
             _DISABLED.reset(token)
             with self._lock:
                 self.off -= 1
@@ -335,7 +337,7 @@ class Cache(Verbs):
             return False
         # A test that gave the cache a clock wants it to work, whatever holds for the rest of the run.
         everywhere = self._clock is None and os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0")
-        return everywhere or id(self) in _DISABLED.get()
+        return everywhere or any(block.cache_id == id(self) and not block.over for block in _DISABLED.get())
 
     def stats(self) -> Stats:
         """The counts of this process, and which servers are up."""
@@ -366,7 +368,7 @@ class Cache(Verbs):
 
     async def aclose(self) -> None:
         """Wait up to 5 s for refreshes in the background, of this event loop and of threads, and close the connections
-        of this loop and this thread. Idempotent; a later use opens connections again.
+        of this loop and this thread. Idempotent; a later use, and calls that go on, open connections again.
         """
         if "_loops" in self.__dict__:
             await self._loops.aclose()
@@ -447,4 +449,14 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
-_DISABLED: ContextVar[tuple[int, ...]] = ContextVar("cachekit_disabled", default=())
+
+class _Off:
+    """A block of ``disabled()``."""
+
+    __slots__ = ("cache_id", "over")
+
+    def __init__(self, cache_id: int) -> None:
+        self.cache_id, self.over = cache_id, False
+
+
+_DISABLED: ContextVar[tuple[_Off, ...]] = ContextVar("cachekit_disabled", default=())

@@ -29,9 +29,9 @@ NOT_PLAIN: Final = object()
 EARLY: Final = object()
 """Fresh, but this reader has drawn, and is to refresh it before its ttl (XFetch; see ``policy``)."""
 
-Glance = Callable[[bytes, bytes, int, int], Any]
+Glance = Callable[..., Any]
 """Takes the key, the whole reply, the opaque token and the server's index; returns the value, ``NOT_PLAIN`` or
-``EARLY``.
+``EARLY``. Where the generation was asked for apart, its number is a fifth argument, and not in the reply.
 """
 
 # The answer to ``recipe.read`` with neither W nor X behind it. Z: somebody refreshes what is fresh still.
@@ -49,7 +49,7 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
     # From this share of its ttl on an entry needs a closer look.
     closer = 0.1 if sliding else 1.0 - EARLIEST if beta else 1.0
 
-    def glance(key: bytes, data: bytes, opaque: int, index: int) -> Any:
+    def glance(key: bytes, data: bytes, opaque: int, index: int, told: int | None = None) -> Any:
         found = _HIT(data)
         if found is None:
             return NOT_PLAIN
@@ -71,8 +71,9 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
             early = claimed is None and age + min(draw(beta) * delta / 1000.0, EARLIEST * ttl) >= ttl
         if own != key[-16:] or version != VERSION or groups != 1 or begin + at > end or at < head_size:
             return NOT_PLAIN
-        expected = behind[generation] + token + b" Z\r\n" if grouped else b"\r\n"
-        if data[end:] != expected or (generation and not grouped):
+        apart = told is not None or not grouped
+        expected = b"\r\n" if apart else behind[generation] + token + b" Z\r\n"
+        if data[end:] != expected or (apart and generation != (told or 0)):
             return NOT_PLAIN
         if early:
             return EARLY

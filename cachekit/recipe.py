@@ -131,6 +131,13 @@ class Recipe:
         """
         return self._filled("claim" if claim else "read", key, opaque, number)
 
+    def split(self, *, explicit: bool = False) -> tuple[bytes, bytes]:
+        """What a read and the question for its one generation are filled into, apart: (key, token) and (token,), with a
+        CAS number before each token where it is ``explicit``. For who asks the question once behind many reads.
+        """
+        own, _, behind = self.templates["read", explicit].partition(b"\r\n")
+        return own + b"\r\n", behind
+
     def look(self, key: bytes, opaque: int, number: int = 0) -> bytes:
         """The same read without asking for a lease where nothing is stored."""
         return self._filled("look", key, opaque, number)
@@ -250,7 +257,10 @@ class Recipe:
         except Exception as error:  # noqa: BLE001
             # Only the type: the error's own text shows where in the value it sits, and logs and events carry no values.
             name = getattr(error, "type_name", None) or type(value).__qualname__
-            why = f"unencodable: {name} can't be carried without loss; cache.register() it or return plain data"
+            way_out = "cache.register() it or return plain data"
+            if name.rpartition(".")[2] == "coroutine":
+                way_out = "decorate the async def itself, or await cache.aio.get_or_set()"
+            why = f"unencodable: {name} can't be carried without loss; {way_out}"
             return Packed(None, None, why)
         try:
             if self.terms.cache_if is not None and not self.terms.cache_if(value):

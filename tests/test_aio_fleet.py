@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 from support.aio import (
+    RUNS,
     Clock,
     Listener,
     Run,
@@ -24,7 +26,6 @@ from support.aio import (
     listening,
     on_both_loops,
     run_on_asyncio,
-    run_on_uvloop,
     turns,
     until,
 )
@@ -168,9 +169,10 @@ def test_a_stopped_server_costs_its_callers_one_deadline_together(run: Run[None]
         line = connection_of(fleet)
         mortal.pause()
         try:
-            for expected in (1, 2):  # on the open connection, then on one that is accepted, and never answered on
+            # One on the open connection; then many on one that is accepted, and never answered on.
+            for callers, expected in ((1, 1), (20, 2)):
                 began = time.monotonic()
-                outcomes = await asyncio.gather(*(fleet.exchange(MN) for _ in range(20)), return_exceptions=True)
+                outcomes = await asyncio.gather(*(fleet.exchange(MN) for _ in range(callers)), return_exceptions=True)
                 assert {type(outcome) for outcome in outcomes} == {DeadlineExceeded}
                 assert time.monotonic() - began < 3  # 20 deadlines in a row would be 6 s
                 assert strikes(fleet) == expected
@@ -188,21 +190,50 @@ def test_a_stopped_server_costs_its_callers_one_deadline_together(run: Run[None]
 
 
 @on_both_loops
-def test_time_spent_on_opening_counts(run: Run[None], clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deadline is one for the connect and the answer."""
+@pytest.mark.parametrize(("callers", "up"), [(1, True), (2, False), (20, False)])
+def test_each_request_without_an_answer_counts(run: Run[None], clock: Clock, callers: int, up: bool) -> None:
+    """Two on one silent connection mark the server down, as two threads' would."""
 
     async def main() -> None:
-        clock.now = time.monotonic()
         async with listening() as server:
             fleet = AsyncFleet(roster_of(server.name))
-            asked = asyncio.create_task(fleet.exchange(ONCE))
-            await server.peer(0, b"mn\r\n")
+            asked = [asyncio.create_task(fleet.exchange(ONCE)) for _ in range(callers)]
+            await server.peer(0, b"mn\r\n" * callers)
             connection = connection_of(fleet)
-            ((_, _, since, _),) = connection._slots
-            assert since <= clock.now + 20  # when it was asked, not when the connection was open
-            clock.now = since + 30
+            clock.now += 30
+            connection._check()
+            assert {await failure(each) for each in asked} == {DeadlineExceeded}
+            assert fleet.roster.health[0].up is up
+            assert fleet.lines == [None]
+            await fleet.aclose()
+            fleet.roster.stop_probing()
+
+    run(main())
+
+
+@on_both_loops
+def test_time_spent_on_opening_counts(run: Run[None], clock: Clock) -> None:
+    """The deadline is one for the connect and the answer, also for what is gathered."""
+
+    async def main() -> None:
+        async with listening(version=None) as server:
+            fleet = AsyncFleet(roster_of(server.name))
+            asked = asyncio.create_task(fleet.exchange(ONCE))
+            gathered = asyncio.create_task(fleet.gather([ONCE]))
+            await until(lambda: server.versions)
+            clock.now += 20
+            server.peers[0].say(b"VERSION 1.6.18\r\n")
+            await server.peer(0, b"mn\r\n" * 2)
+            connection = connection_of(fleet)
+            clock.now += 9
+            connection._check()
+            await turns()
+            assert not asked.done()
+            clock.now += 1
             connection._check()
             assert await failure(asked) is DeadlineExceeded
+            (outcome,) = await gathered
+            assert isinstance(outcome, DeadlineExceeded)
             await fleet.aclose()
 
     run(main())
@@ -531,6 +562,100 @@ def test_a_cancelled_gather_leaves_nothing_to_complain_of(run: Run[None]) -> Non
     run(main())
 
 
+# -- pressure ---------------------------------------------------------------------------------------------------------
+
+
+@on_both_loops
+def test_a_huge_value_that_comes_slowly_does_not_stall_later_callers(run: Run[None], clock: Clock) -> None:
+    """They get a new connection once it has taken a deadline, and the server is not blamed."""
+
+    async def main() -> None:
+        async with listening() as server:
+            fleet = AsyncFleet(roster_of(server.name))
+            callers = [asyncio.create_task(fleet.exchange(ONCE)) for _ in range(5)]
+            slow = await server.peer(0, b"mn\r\n" * 5)
+            connection = connection_of(fleet)
+            slow.say(b"VA 1000000\r\n" + b"x" * 1000)
+            clock.now += 31
+            await until(lambda: connection._heard_at == clock.now)
+            connection._check()
+            assert {await failure(caller) for caller in callers} == {DeadlineExceeded}
+            later = asyncio.create_task(fleet.exchange(ONCE))
+            (await server.peer(1, b"mn\r\n")).say(b"MN\r\n")
+            assert (await later).replies[0].code == "MN"
+            assert strikes(fleet) == 0
+            slow.say(b"x" * 999_000 + b"\r\n" + b"MN\r\n" * 4)
+            await until(lambda: connection.closed and slow.lost)
+            assert connection_of(fleet) is not connection
+            await fleet.aclose()
+
+    run(main())
+
+
+@on_both_loops
+def test_a_server_that_does_not_read_holds_up_what_it_has_no_room_for(run: Run[None]) -> None:
+    """Nothing more is given to the transport; when the server reads again all goes out, and everybody is answered."""
+
+    async def main() -> None:
+        async with listening(lambda data: b"MN\r\n" * data.count(b"mn\r\n")) as server:
+            fleet = AsyncFleet(roster_of(server.name))
+            await fleet.exchange(ONCE)
+            peer = await server.peer()
+            peer.transport.pause_reading()
+            connection = connection_of(fleet)
+            large = ONCE._replace(request=b"x" * 20_000_000 + b"mn\r\n")
+            callers = [asyncio.create_task(fleet.exchange(large))]
+            await until(lambda: connection._held)
+            callers += [asyncio.create_task(fleet.exchange(ONCE)) for _ in range(100)]
+            await turns(10)
+            assert len(connection._queue) == 100
+            callers[50].cancel()
+            peer.transport.resume_reading()
+            outcomes = await asyncio.gather(*callers, return_exceptions=True)
+            assert sum(isinstance(outcome, Replies) for outcome in outcomes) == 100
+            assert len(server.peers) == 1
+            await fleet.aclose()
+
+    run(main())
+
+
+@on_both_loops
+def test_cancelled_at_random_points(run: Run[None], server: Memcached) -> None:
+    """Whoever is not cancelled gets the value of his own key, over one connection that nobody has to close."""
+
+    async def main() -> None:
+        rng = random.Random(7)
+        cache = Cache(f"memcached://{server.name}?deadline=20s", prefix=f"cancel{id(run)}", on_error="raise")
+
+        @cache(ttl=60)
+        async def square(n: int) -> int:
+            return n * n
+
+        await cache.aio.set_many({f"k{n}": n for n in range(50)})
+        line = cache._loops.here().lines[0]
+
+        async def one(n: int) -> None:
+            assert await cache.aio.get(f"k{n}") == n
+            assert await cache.aio.gets(f"k{n}", MISS) != (MISS, None)
+            assert await square(n) == n * n
+
+        finished = 0
+        for _ in range(60):
+            tasks = [asyncio.create_task(one(rng.randrange(50))) for _ in range(30)]
+            for _ in range(4):
+                await turns(rng.randrange(4))
+                rng.choice(tasks).cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            wrong = [error for error in outcomes if not isinstance(error, asyncio.CancelledError | None)]
+            assert wrong == []
+            finished += outcomes.count(None)
+        assert finished > 1000
+        assert cache._loops.here().lines[0] is line
+        await cache.aclose()
+
+    run(main())
+
+
 # -- the real thing ---------------------------------------------------------------------------------------------------
 
 
@@ -636,7 +761,7 @@ def test_each_loop_has_its_own_connections(server: Memcached) -> None:
         await loops.aclose()
         return fleet
 
-    threads = [Outcome(run_on_asyncio, main()), Outcome(run_on_uvloop, main())]
+    threads = [Outcome(run, main()) for run in (run_on_asyncio, [*RUNS.values()][-1])]
     fleets = {thread.result() for thread in threads}
     assert len(fleets) == 2
 
@@ -660,15 +785,15 @@ def test_abandon_outside_of_the_loops(server: Memcached) -> None:
 
     async def main() -> bool:
         fleet = loops.here()
-        task = fleet.hold(asyncio.sleep(60))
-        fleet.in_background(task)
+        assert fleet.refresh(asyncio.sleep(60))
+        (task,) = fleet._refreshes
         await asyncio.to_thread(loops.abandon)
         await asyncio.wait([task], timeout=20)
         return task.cancelled()
 
     assert run_on_asyncio(main())
     loops.abandon()
-    assert run_on_uvloop(main())
+    assert [*RUNS.values()][-1](main())
 
 
 PROGRAM = """
@@ -682,6 +807,7 @@ async def identity(n):
     return {"n": n}
 
 async def use():
+    asyncio.get_running_loop().slow_callback_duration = 60  # -X dev tells of those that took 0.1 s
     for _ in range(3):
         assert await asyncio.gather(*(identity(n) for n in range(20))) == [{"n": n} for n in range(20)]
     await cache.aio.set("k", 1)
@@ -713,7 +839,7 @@ def run_program(text: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("kind", RUNS)
 @pytest.mark.parametrize("where", ["tcp", "tls"])
 def test_a_program_that_forgets_aclose_leaves_nothing_open(
     kind: str, where: str, server: Memcached, tls_server: tuple[Memcached, str]
@@ -734,51 +860,42 @@ print("done")
     assert run_program(text, url, kind) == "done"
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
-def test_a_fork_in_a_program_with_a_loop(kind: str, server: Memcached) -> None:
+@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("where", ["loop", "thread"])
+def test_a_fork_in_a_program_with_a_loop(kind: str, where: str, server: Memcached) -> None:
     """The child runs a loop of its own with connections of its own; the parent goes on with his."""
     text = """
-async def main():
-    await use()
-    fleet = cache._loops.here()
-    line = fleet.lines[0]
-    child = os.fork()
-    if not child:
-        return True
-    _, status = os.waitpid(child, 0)
-    assert status == 0, status
-    await use()
-    assert fleet.lines[0] is line and not line.closed
-    assert cache._loops.here() is fleet
-
 async def in_child():
     assert cache._loops.fleets == {}
     await use()
     await cache.aclose()
 
-import threading
-
-def child_of_thread():
-    pid = os.fork()
-    if not pid:
+def fork():
+    child = os.fork()
+    if not child:
         run(in_child())
         os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    assert status == 0, status
+    return child
 
 async def parent():
     await use()
     fleet = cache._loops.here()
     line = fleet.lines[0]
-    await asyncio.to_thread(child_of_thread)
+    asked = [asyncio.ensure_future(cache.aio.get("k")) for _ in range(3)]
+    child = await asyncio.to_thread(fork) if sys.argv[3] == "thread" else fork()
     await use()
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert status == 0, status
+    await use()
+    assert await asyncio.gather(*asked) == [1, 1, 1]
     assert fleet.lines[0] is line and not line.closed
+    assert cache._loops.here() is fleet
     await cache.aclose()
 
 run(parent())
 print("done")
 """
-    assert run_program(text, f"memcached://{server.name}?deadline=10s", kind) == "done"
+    assert run_program(text, f"memcached://{server.name}?deadline=10s", kind, where) == "done"
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------
@@ -825,17 +942,17 @@ def test_aclose_waits_for_what_goes_on(run: Run[None], server: Memcached) -> Non
             await go.wait()
             await fleet.exchange(MN)
             over.append("first")
-            fleet.in_background(fleet.hold(second()))
+            fleet.refresh(second())
 
-        fleet.in_background(fleet.hold(first()))
+        fleet.leave_alone(fleet.hold(first()))
         closing = asyncio.create_task(fleet.aclose())
         await turns()
         assert not closing.done()
         go.set()
         await closing
         assert over == ["first", "second"]
-        assert fleet.has_room()
-        assert not fleet._background
+        assert not fleet._refreshes
+        assert not fleet._alone
         assert not fleet._tasks
 
     run(main())
@@ -856,8 +973,8 @@ def test_aclose_ends_what_does_not_end(run: Run[None], server: Memcached, monkey
             finally:
                 said.append((await fleet.exchange(MN)).replies[0].code)
 
-        task = fleet.hold(endless())
-        fleet.in_background(task)
+        assert fleet.refresh(endless())
+        (task,) = fleet._refreshes
         await fleet.exchange(MN)
         await fleet.aclose()
         assert task.cancelled()
@@ -867,6 +984,44 @@ def test_aclose_ends_what_does_not_end(run: Run[None], server: Memcached, monkey
     run(main())
 
 
+@on_both_loops
+def test_aclose_while_others_wait_for_a_connection(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They hear that it was closed; only who is cancelled is told that he was."""
+    monkeypatch.setattr(module, "EXIT_S", 0.05)
+
+    async def main() -> None:
+        async with listening(version=None) as server:
+            fleet = AsyncFleet(roster_of(server.name))
+            asked = asyncio.create_task(fleet.exchange(ONCE))
+            await until(lambda: server.versions)
+            await fleet.aclose()
+            assert await failure(asked) is Unreachable
+            assert strikes(fleet) == 0
+            await until(lambda: server.peers[0].lost)
+
+    run(main())
+
+
+def test_a_task_that_nobody_waits_for_may_fail() -> None:
+    """Whoever is interested has heard of it; the loop does not complain of an exception that was never retrieved."""
+
+    async def main() -> None:
+        complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        fleet = AsyncFleet(roster_of("127.0.0.1:1"))
+
+        async def fails() -> None:
+            raise LookupError
+
+        assert fleet.refresh(fails())
+        await turns()
+        gc.collect()
+        assert not fleet._tasks
+        assert complaints == []
+
+    run_on_asyncio(main())
+
+
 def test_there_is_room_for_so_many_in_the_background() -> None:
     """And there is again, when one has ended."""
 
@@ -874,12 +1029,11 @@ def test_there_is_room_for_so_many_in_the_background() -> None:
         fleet = AsyncFleet(roster_of("127.0.0.1:1"))
         over = asyncio.Event()
         for _ in range(BACKGROUND):
-            assert fleet.has_room()
-            fleet.in_background(fleet.hold(over.wait()))
-        assert not fleet.has_room()
+            assert fleet.refresh(over.wait())
+        assert not fleet.refresh(over.wait())
         over.set()
         await turns()
-        assert fleet.has_room()
+        assert fleet.refresh(over.wait())
         await fleet.aclose()
 
     run_on_asyncio(main())

@@ -50,6 +50,41 @@ def test_squares_on_servers(fresh_servers3: Servers) -> None:
     assert "3 of 3 from the cache" in run("squares.py", *words).stdout
 
 
+def figures(output: str) -> list[int]:
+    """How often the function ran in each part of ``async_fleet.py``, and how many got the cancelled caller's value."""
+    runs = [int(count) for count in re.findall(r"the function ran ([0-9]+) times", output)]
+    return [*runs, int(re.search(r"([0-9]+) of them got the value", output)[1])]  # type: ignore[index]
+
+
+def test_async_fleet() -> None:
+    """Two hundred tasks, ten runs; then hits alone; and a cancelled caller's run goes on for the others."""
+    done = run("async_fleet.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert figures(done.stdout) == [10, 0, 1, 10]
+    assert "hits per second" in done.stdout
+
+
+def test_async_fleet_on_servers(fresh_servers3: Servers) -> None:
+    """On real servers too; a second run computes anew, unless it is told to keep what is stored."""
+    words = ["--tasks", "60", "--values", "6", "--servers", url_of(*fresh_servers3)]
+    for options, runs in (([], 6), ([], 6), (["--keep"], 0)):
+        done = run("async_fleet.py", *words, *options)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert figures(done.stdout) == [runs, 0, 1, 10]
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [(["--tasks", "0"], "invalid positive value"), (["--servers", "memcachd://h"], "did you mean memcached")],
+)
+def test_async_fleet_mistyped(words: list[str], hint: str) -> None:
+    """What a person mistypes is said in one line."""
+    done = run("async_fleet.py", *words)
+    assert done.returncode != 0
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.fixture
 def own_servers3() -> Iterator[Servers]:
     """Three servers that hold nothing yet and that nobody else uses: what they hold is counted."""

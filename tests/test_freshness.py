@@ -14,7 +14,7 @@ from support.slow import Source
 from support.targets import own_prefix, url_of
 from support.threads import Outcome, eventually
 
-from cachekit import MISS, Cache, Policy, current
+from cachekit import MISS, Cache, Policy
 from cachekit.hooks import Fill, Hit
 
 SHORT = 0.4

@@ -9,7 +9,7 @@ from benchmarks.adapters.base import Adapter
 
 MODULES = (
     "raw", "cachekit", "pymemcache", "pylibmc", "meta_memcache", "python_memcached", "binary_memcached", "emcache",
-    "dogpile", "django", "flask_caching", "aiocache", "cachetools",
+    "dogpile", "django", "flask_caching", "aiocache", "cachetools", "raw_aio", "cachekit_aio", "aiomcache",
 )  # fmt: skip
 
 
@@ -29,10 +29,20 @@ def load() -> tuple[list[type[Adapter]], Mapping[str, str]]:
 
 def variants() -> list[type[Adapter]]:
     """The adapters with another set-up than their library's defaults (leases, locks), for what is about those."""
-    kinds = {adapter.__module__: None for adapter in load()[0]}
-    return [variant for name in kinds for variant in getattr(import_module(name), "VARIANTS", ())]
+    return _also("VARIANTS")
+
+
+def crowds() -> list[type[Adapter]]:
+    """The adapters of asyncio for many tasks at a time; most have no place among those who call one after the other."""
+    return _also("CROWDS")
+
+
+def _also(kind: str) -> list[type[Adapter]]:
+    skipped = load()[1]
+    here = [f"benchmarks.adapters.{name}" for name in MODULES if name not in skipped]
+    return [adapter for name in here for adapter in getattr(import_module(name), kind, ())]
 
 
 def named(name: str) -> type[Adapter]:
     """The adapter of that name; KeyError when there is none, or when its library is not installed."""
-    return {adapter.name: adapter for adapter in [*load()[0], *variants()]}[name]
+    return {adapter.name: adapter for adapter in [*load()[0], *variants(), *crowds()]}[name]

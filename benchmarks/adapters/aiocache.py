@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import wraps
-from typing import Any
 
-from benchmarks.adapters.base import AsyncAdapter, Function, library, split_address
+from benchmarks.adapters.base import AsyncAdapter, Function, awaitable, library, split_address
 
 aiocache = library("aiocache")
 library("aiomcache")
@@ -23,12 +21,8 @@ class Aiocache(AsyncAdapter):
         self.endpoint, self.port = split_address(addresses[0])
 
     def decorate(self, function: Function) -> Function:
-        @wraps(function)
-        async def coroutine(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **kwargs)
-
         cached = aiocache.cached(ttl=self.ttl_s, cache=aiocache.Cache.MEMCACHED, endpoint=self.endpoint, port=self.port)
-        decorated: Function = cached(coroutine)
+        decorated: Function = cached(awaitable(function))
         return decorated
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from hashlib import blake2b
 from importlib import import_module
 from typing import Any, ClassVar, Self
@@ -126,9 +127,10 @@ class AsyncAdapter(Adapter):
     """A peer with coroutines: a sample is one run of its own event loop, which awaits call after call."""
 
     asynchronous = True
+    new_loop: ClassVar[Callable[[], asyncio.AbstractEventLoop]] = asyncio.new_event_loop
 
     def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = type(self).new_loop()
 
     def result(self, answer: Any) -> Any:
         return self.wait(answer)
@@ -196,6 +198,18 @@ def by_hand(get: Callable[[str], Any], put: Callable[[str, bytes], Any], functio
         return result
 
     return wrapper
+
+
+def awaitable(function: Function) -> Function:
+    """The function as one with ``async def``."""
+    if asyncio.iscoroutinefunction(function):
+        return function
+
+    @wraps(function)
+    async def coroutine(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return coroutine
 
 
 def split_address(address: str) -> tuple[str, int]:

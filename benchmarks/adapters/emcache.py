@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from benchmarks.adapters.base import AsyncAdapter, library, split_address
 
@@ -15,12 +15,13 @@ class Emcache(AsyncAdapter):
     verbs = frozenset({"get", "set", "delete", "get_many"})
     decorates = False
     bytes_keys = True
+    batching: ClassVar[bool] = False
 
     def __init__(self, addresses: Sequence[str], *, timeout_s: float | None = None) -> None:
         super().__init__(addresses)
         nodes = [emcache.MemcachedHostAddress(*split_address(address)) for address in addresses]
         timeouts = {} if timeout_s is None else {"timeout": timeout_s, "connection_timeout": timeout_s}
-        self.client: Any = self.wait(emcache.create_client(nodes, **timeouts))
+        self.client: Any = self.wait(emcache.create_client(nodes, autobatching=self.batching, **timeouts))
         self.get, self.set, self.delete = self.client.get, self.client.set, self.client.delete
         self.get_many = self.client.get_many
 
@@ -34,4 +35,12 @@ class Emcache(AsyncAdapter):
         super().close()
 
 
+class EmcacheBatching(Emcache):
+    """The same, with the gets of one loop turn sent as one command."""
+
+    name = "emcache, autobatching (asyncio)"
+    batching = True
+
+
 ADAPTERS = (Emcache,)
+CROWDS = (Emcache, EmcacheBatching)

@@ -23,11 +23,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
+from cachekit.aio.answers import end_of
 from cachekit.aio.gets import Gets, Stored
+from cachekit.aio.groups import Group, Read
 from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
-from cachekit.meta import MAX_LINE_BYTES, MAX_VALUE_BYTES
 from cachekit.network import tls_context
 from cachekit.ops import BATCH_KEYS
 from cachekit.servers import Server
@@ -42,23 +43,29 @@ SMALL_BYTES = 1024
 """Up to here a request is small: it is counted, and not measured."""
 
 _BUFFER_BYTES = 65_536
-_V = ord("V")
 _monotonic = time.monotonic
 
 Answer = asyncio.Future[bytes]
 """All the bytes of the replies to one request."""
 
-Slot = tuple[Answer | Gets, int, float, int]
-"""One request under way: who waits for its answer, how many replies end it, when it was asked (monotonic seconds), and
-how many bytes it had where that counts. (A plain tuple: every hit makes one.)
+Late = Callable[[Any], None]
+"""Is given an answer for which nobody waits any more: what its future would have been given, None where it won't come.
+"""
+
+Slot = tuple[Any, int, float, int, Group | None]
+"""One request under way: who waits for its answer (a future, or what looks like one), how many replies end it, when it
+was asked (monotonic seconds), how many bytes it had where that counts, and the group that it was made in. (A plain
+tuple: every hit makes one.)
 """
 
 
 class Owner(Protocol):
     """Who is told what becomes of a connection."""
 
-    def overdue(self, connection: AsyncConnection, error: DeadlineExceeded | None) -> None:
-        """A deadline has passed, and nothing more should be asked here. ``error``: the server said nothing at all."""
+    def overdue(self, connection: AsyncConnection, unanswered: int) -> None:
+        """A deadline has passed, and nothing more should be asked here. ``unanswered``: how many requests got no answer
+        at all, the server having said nothing; 0: it talks, but takes long.
+        """
 
     def broken(self, connection: AsyncConnection, error: ProtocolError) -> None:
         """What came makes no sense: close the connection with ``error``."""
@@ -86,14 +93,17 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._slots: deque[Slot] = deque()
         self._queue: deque[tuple[Slot, bytes]] = deque()
-        self._entrusted: dict[Answer, Callable[[bytes | None], None]] = {}
-        self._unclaimed: dict[Answer, bytes] = {}
+        self._entrusted: dict[asyncio.Future[Any], Late] = {}
+        self._unclaimed: dict[asyncio.Future[Any], Any] = {}
+        self.groups: dict[bytes, Group] = {}
+        self._questions: list[tuple[Group, bytes]] = []
         self._gets: Gets | None = None
         self._out: list[bytes] = []
         self._bytes = 0
         self._held = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timed_from = self.opened_at
+        self._timed_from = self._due_at = self.opened_at
+        self._excused: Slot | None = None
         self._retired_at: float | None = None
         # What was read and not yet given out, and how far it was looked through: the head of the line ends after
         # ``_left`` more replies, the next of which begins at ``_at``.
@@ -113,13 +123,31 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self._enter(answer, request, expected, since)
         return answer
 
+    def open_group(self, generation: bytes, opaque: int, question: bytes) -> Group:
+        """The group of those who read under ``generation`` in this turn of the loop; ``question``, which asks for its
+        number under ``opaque``, goes out behind them. ``groups`` holds those that are open.
+        """
+        if not self.groups:
+            self._call_soon(self._flush)
+        group = self.groups[generation] = Group(opaque)
+        self._questions.append((group, question))
+        return group
+
+    def read(self, request: bytes, group: Group) -> Read:
+        """Read one entry in an open group; the future of its one reply, and of the group. It fails with a
+        ``ServerError``.
+        """
+        answer: Read = asyncio.Future(loop=self._loop)
+        self._enter(answer, request, 1, 0.0, group)
+        return answer
+
     def get(self, key: bytes) -> Stored:
         """Read a plain value, together with whatever else is read in this turn of the loop. Fails with a
         ``ServerError``.
         """
         stored: Stored = asyncio.Future(loop=self._loop)
         if self._gets is None:
-            self._gets = Gets(self.name)
+            self._gets = Gets()
             self._call_soon(self._flush)
         self._gets.add(key, stored)
         if self._gets.keys >= BATCH_KEYS:
@@ -131,7 +159,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         if gets is not None and not gets.done():
             self._enter(gets, gets.request(), 0, 0.0)
 
-    def _enter(self, answer: Answer | Gets, request: bytes, expected: int, since: float) -> None:
+    def _enter(self, answer: Any, request: bytes, expected: int, since: float, group: Group | None = None) -> None:
         """Give a request its place in line."""
         out = self._out
         if not out:  # all that is asked in one turn of the loop is asked at one time
@@ -140,14 +168,14 @@ class AsyncConnection(asyncio.BufferedProtocol):
                 self._call_soon(self._flush)
         slots = self._slots
         if self._held or len(request) > SMALL_BYTES or len(slots) >= MAX_REQUESTS or self._queue:
-            self._ask_with_care((answer, expected, since or self._turn_at, len(request)), request)
+            self._ask_with_care((answer, expected, since or self._turn_at, len(request), group), request)
         else:
-            slots.append((answer, expected, since or self._turn_at, 0))
+            slots.append((answer, expected, since or self._turn_at, 0, group))
             out.append(request)
         if self._timer is None or 0.0 < since < self._timed_from:
             self._look_after(since or self._turn_at)
 
-    def entrust(self, answer: Answer, to: Callable[[bytes | None], None]) -> None:
+    def entrust(self, answer: asyncio.Future[Any], to: Late) -> None:
         """Whoever waited for ``answer`` has gone: have ``to`` called with it when it comes; with None if it won't."""
         data = self._unclaimed.get(answer)
         if data is not None or self.closed:
@@ -181,6 +209,10 @@ class AsyncConnection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         self._enter_gets()
+        if self._questions:
+            questions, self._questions, self.groups = self._questions, [], {}
+            for group, question in questions:
+                self._enter(group, question, 1, 0.0)
         out, self._out = self._out, []
         if out and self._transport is not None and not self.closed:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -202,63 +234,49 @@ class AsyncConnection(asyncio.BufferedProtocol):
             if self._need > len(self._buffer) or self._end == len(self._buffer):
                 self._resize(max(self._need, 2 * self._end))
         except ProtocolError as error:
-            self._owner.broken(self, error)
+            self._owner.broken(self, ProtocolError(f"{self.name}: {error}", server=self.name))
 
     def _give_out(self) -> None:
-        """Hand every whole answer to who asked. This is on every hit's way, for each of its replies."""
-        slots, begin, at, left = self._slots, 0, self._at, self._left
-        # Bytes are looked through faster than a bytearray; a large answer is copied once, when it is whole.
-        data = bytes(self._view[: self._end])
-        end, find = len(data), data.find
+        """Hand every whole answer to who asked."""
+        slots, begin, at, left, seen = self._slots, 0, 0, self._left, self._at
+        # Bytes are looked through faster than a bytearray, and what was looked through need not be copied again.
+        data = bytes(self._view[seen : self._end])
         while slots:
-            answer, expected, _, size = slots[0]
-            left = left or expected
+            answer, expected, _, size, group = slots[0]
             if isinstance(answer, Gets):
-                begin = at = self._take_values(answer, data, at)
-                if self._need:
-                    break
-                continue
-            while left:
-                line_end = find(b"\r\n", at)
-                behind = line_end + 2
-                if line_end < 0:
-                    behind = self._unfinished(end - at) + end
-                elif data[at] == _V:
-                    if data.startswith(b"VA ", at):
-                        space = find(b" ", at + 3, line_end)
-                        digits = data[at + 3 : space if space > 0 else line_end]
-                        behind += 2 + (int(digits) if len(digits) < 9 and digits.isdigit() else self._size(digits))
-                    elif data.startswith(b"VALUE ", at):
-                        behind += 2 + self._size_in(data, at, line_end)
-                        left += behind <= end  # a part of what END ends; if cut short, it is read again
-                if behind > end:
-                    self._need = behind
-                    break
-                at = behind
-                left -= 1
-            if left:
+                at, need = answer.take(data, at)
+                begin = at
+            else:
+                at, left, need = end_of(data, at, left or expected)
+            if need:
+                self._need = seen + need
                 break
             slots.popleft()
             self._bytes -= size
-            if not answer.done():
-                answer.set_result(data[begin:at])
-            else:
-                self._late(answer, data[begin:at])
-            begin = at
-        self._at, self._left = at, left
-        if at < end and not slots and not self.closed:  # seen before who waits for room is sent, and could be meant
-            raise ProtocolError(f"{self.name} sent more than was asked for", server=self.name)
+            if begin < at:
+                whole = data[begin:at] if begin or not seen else bytes(self._view[:seen]) + data[:at]
+                begin = at
+                if group is not None:
+                    group.add(answer, whole)
+                else:
+                    self._hand(answer, whole)
+        self._at, self._left = seen + at, left
+        if at < len(data) and not slots and not self.closed:  # before who waits for room is sent, and could be meant
+            raise ProtocolError("more was sent than was asked for")
         if begin:
-            self._given_out(data, begin)
+            self._given_out(data, seen, begin)
 
-    def _take_values(self, gets: Gets, data: bytes, at: int) -> int:
-        """Let plain reads take their part of ``data``, which begins at ``at``; where the rest begins."""
-        at, self._need = gets.take(data, at)
-        if not self._need:
-            self._bytes -= self._slots.popleft()[3]
-        return at
+    def _hand(self, answer: Any, data: bytes) -> None:
+        """Give ``answer`` what came for it."""
+        if isinstance(answer, Group):
+            for read, reply in answer.set_result(data):
+                self._late(read, (reply, answer))
+        elif not answer.done():
+            answer.set_result(data)
+        else:
+            self._late(answer, data)
 
-    def _late(self, answer: Answer, data: bytes) -> None:
+    def _late(self, answer: asyncio.Future[Any], data: Any) -> None:
         """``data`` came, but nobody waits for it any more."""
         if answer in self._entrusted:
             self._entrusted.pop(answer)(data)
@@ -267,38 +285,22 @@ class AsyncConnection(asyncio.BufferedProtocol):
             self._unclaimed[answer] = data
             self._call_soon(self._unclaimed.pop, answer, None)
 
-    def _unfinished(self, length: int) -> int:
-        """How many bytes more a line must have of which ``length`` have come."""
-        if length > MAX_LINE_BYTES:
-            raise ProtocolError(f"{self.name}: a line of more than {MAX_LINE_BYTES} bytes", server=self.name)
-        return 1
-
-    def _size_in(self, data: bytes, at: int, line_end: int) -> int:
-        """The size in a line ``VALUE <key> <flags> <bytes> [<cas unique>]``."""
-        if data.count(b" ", at, line_end) == 3:
-            return self._size(data[data.rfind(b" ", at, line_end) + 1 : line_end])
-        return self._size(b"".join(data[at:line_end].split(b" ")[3:4]))
-
-    def _size(self, digits: bytes) -> int:
-        if not digits.isdigit() or len(digits) > 9 or int(digits) > MAX_VALUE_BYTES:
-            raise ProtocolError(f"{self.name}: a value without a size that could be meant", server=self.name)
-        return int(digits)
-
-    def _given_out(self, data: bytes, begin: int) -> None:
-        """Answers were given out, up to ``begin``: there is room again, here and on the way."""
-        self._forget(data, begin)
+    def _given_out(self, data: bytes, seen: int, begin: int) -> None:
+        """Answers were given out, up to ``begin`` in ``data``, which begins behind ``seen`` bytes of the buffer: there
+        is room again, here and on the way.
+        """
+        self._forget(data, seen, begin)
         if self._queue:
             self._fill_room()
         if self._retired_at is not None and not self._slots:
             self.close()
 
-    def _forget(self, data: bytes, begin: int) -> None:
-        """Make room: what stands before ``begin`` was given out."""
-        rest = self._end - begin
+    def _forget(self, data: bytes, seen: int, begin: int) -> None:
+        rest = len(data) - begin
         if rest:
             self._view[:rest] = data[begin:]
-        self._end, self._at = rest, self._at - begin
-        self._need = max(0, self._need - begin)
+        self._end, self._at = rest, self._at - seen - begin
+        self._need = max(0, self._need - seen - begin)
         if len(self._buffer) > 16 * _BUFFER_BYTES and max(self._need, rest) < _BUFFER_BYTES:
             self._resize(_BUFFER_BYTES)
 
@@ -313,18 +315,25 @@ class AsyncConnection(asyncio.BufferedProtocol):
         """A deadline may have passed. One timer for all: who asked first is the first whose time is up."""
         self._timer = None
         now = _monotonic()
+        head = self._slots[0] if self._slots else None
+        if head is not None and head is not self._excused and now > self._due_at + self.deadline_s / 50:
+            # The loop was kept busy by something else, perhaps since before the request could leave it.
+            self._excused = head
+            self._look_after(now - 0.9 * self.deadline_s)
+            return
         long_ago = now - self.deadline_s
         waiting = [*self._slots, *(slot for slot, _ in self._queue)]
-        for answer, _, asked_at, _ in waiting:
-            if asked_at <= long_ago and not answer.done():
+        late = [slot[0] for slot in waiting if slot[2] <= long_ago]
+        for answer in late:
+            if not answer.done():
                 answer.set_exception(self._overdue())
         if self._retired_at is not None and self._retired_at <= long_ago:
             self.abort(self._overdue())
         elif waiting and waiting[0][2] <= long_ago and self._retired_at is None:
             silent = now - self._heard_at > self.deadline_s / 2
-            self._owner.overdue(self, self._overdue() if silent else None)
+            self._owner.overdue(self, len(late) if silent else 0)
             self.retire()
-        pending = [asked_at for answer, _, asked_at, _ in waiting if not answer.done()]
+        pending = [slot[2] for slot in waiting if not slot[0].done()]
         pending += [self._retired_at] if self._retired_at is not None else [slot[2] for slot in waiting[:1]]
         if pending:
             self._look_after(min(pending))
@@ -336,6 +345,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         if not self.closed:
             self._timed_from = asked_at
             left_s = max(0.001, asked_at + self.deadline_s - _monotonic())
+            self._due_at = _monotonic() + left_s
             self._timer = self._loop.call_later(left_s, self._check)
 
     def _overdue(self) -> DeadlineExceeded:
@@ -364,6 +374,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
         left = [slot[0] for slot in (*self._slots, *(slot for slot, _ in self._queue))]
+        left += [group for group, _ in self._questions]
         self._slots.clear()
         self._queue.clear()
         self._held = True  # whoever asks now goes the long way, where it shows that this is closed

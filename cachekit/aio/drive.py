@@ -52,7 +52,7 @@ def finish(flow: Flow[Any], fleet: AsyncFleet) -> None:
     """Have ``flow`` end for a caller who has gone: it may give back what was got for him, and nothing else."""
     drive = Drive(flow, fleet)
     drive.left = True
-    fleet.hold(drive.run())
+    fleet.leave_alone(fleet.hold(drive.run()))
 
 
 class Drive:
@@ -109,6 +109,7 @@ class Drive:
     async def leave(self, task: asyncio.Task[Any]) -> None:
         """The caller has been cancelled. Returns when the function runs no more, or runs for others."""
         self.left = True
+        self._fleet.leave_alone(task)
         if self._frame is None:
             if not self._talking:
                 task.cancel()
@@ -173,15 +174,11 @@ async def _join(op: Join, fleet: AsyncFleet) -> bool:
 
 
 async def _spawn(op: Spawn, fleet: AsyncFleet) -> bool:
-    if not fleet.has_room():
-        return False
-
     async def work() -> None:
         FILLING.set(())  # nothing outside waits for this run, so it is inside of nothing
         await Drive(op.flow, fleet).run()
 
-    fleet.in_background(fleet.hold(work()))
-    return True
+    return fleet.refresh(work())
 
 
 async def _each(op: Each, fleet: AsyncFleet) -> list[Any]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from cachekit.aio.connection import Answer, AsyncConnection, connect
 from cachekit.aio.loopback import AsyncLoopback
 from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
+from cachekit.health import STRIKES
 from cachekit.meta import Parser
 from cachekit.network import translated
 from cachekit.ops import Exchange, LeaseVoid, Replies
@@ -47,7 +48,8 @@ class AsyncFleet:
         self._opening: dict[int, asyncio.Task[AsyncConnection]] = {}
         self._open: set[AsyncConnection] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._background: set[asyncio.Task[Any]] = set()
+        self._alone: set[asyncio.Task[Any]] = set()
+        self._refreshes: set[asyncio.Task[Any]] = set()
         self._guard: AsyncGenerator[None, None] | None = None
 
     # -- asking ------------------------------------------------------------------------------------------------------
@@ -175,7 +177,7 @@ class AsyncFleet:
         self._open.add(connection)
         connected = False
         try:
-            async with asyncio.timeout(roster.deadline_s):
+            async with _within(roster.deadline_s):
                 await connect(connection)
                 connected = True
                 if index not in roster.versions_known:
@@ -186,6 +188,8 @@ class AsyncFleet:
         except BaseException as error:
             connection.close()
             roster.versions_known.discard(index)
+            if isinstance(error, asyncio.CancelledError):  # by aclose(): who waits here has not been cancelled himself
+                raise Unreachable(f"{server.name}: the connection was closed", server=server.name) from None
             if not isinstance(error, OSError | ServerError):
                 raise
             failure = error if isinstance(error, ServerError) else translated(error, server)
@@ -194,20 +198,27 @@ class AsyncFleet:
         self.lines[index] = connection
         return connection
 
-    def overdue(self, connection: AsyncConnection, error: DeadlineExceeded | None) -> None:
-        """Nothing more is asked on that connection; the server may be marked down."""
-        if self.lines[connection.index] is connection:
-            self.lines[connection.index] = None
-            self.roster.versions_known.discard(connection.index)
-            if error is not None:
-                self.roster.failed(connection.index, error)
+    def overdue(self, connection: AsyncConnection, unanswered: int) -> None:
+        """Nothing more is asked on that connection; the server may be marked down. Two requests that got no answer are
+        two strikes, as they are where two threads ask.
+        """
+        if self._let_go(connection):
+            for _ in range(min(unanswered, STRIKES)):
+                late = f"{connection.name} did not answer in time"
+                self.roster.failed(connection.index, DeadlineExceeded(late, server=connection.name))
 
     def lost(self, connection: AsyncConnection) -> None:
         """That connection is closed. Whether its server still listens, the next connect tells."""
         self._open.discard(connection)
-        if self.lines[connection.index] is connection:
-            self.lines[connection.index] = None
-            self.roster.versions_known.discard(connection.index)
+        self._let_go(connection)
+
+    def _let_go(self, connection: AsyncConnection) -> bool:
+        """Ask nothing more there; whether it was the one that is asked."""
+        if self.lines[connection.index] is not connection:
+            return False
+        self.lines[connection.index] = None
+        self.roster.versions_known.discard(connection.index)
+        return True
 
     # -- tasks that nobody waits for ---------------------------------------------------------------------------------
 
@@ -219,47 +230,59 @@ class AsyncFleet:
         return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        self._background.discard(task)
+        for tasks in (self._tasks, self._alone, self._refreshes):
+            tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever is interested has heard of it
 
-    def has_room(self) -> bool:
-        """Whether one more task may go on in the background."""
-        return len(self._background) < BACKGROUND
+    def leave_alone(self, task: asyncio.Task[Any]) -> None:
+        """Nobody waits for ``task`` any more, but ``aclose``."""
+        self._alone.add(task)
 
-    def in_background(self, task: asyncio.Task[Any]) -> None:
-        """``task`` is one that ``aclose`` waits for."""
-        self._background.add(task)
+    def refresh(self, work: Coroutine[Any, Any, Any]) -> bool:
+        """Have a refresh go on in the background; False where there is no room for one more."""
+        if len(self._refreshes) >= BACKGROUND:
+            work.close()
+            return False
+        task = self.hold(work)
+        self._refreshes.add(task)
+        self._alone.add(task)
+        return True
 
-    def cancel_background(self) -> None:
+    def close_lines(self) -> None:
+        """Close every connection, at once."""
+        for connection in list(self._open):
+            connection.close()
+
+    def cancel_refreshes(self) -> None:
         """Cancel every refresh in the background; each gives its claim back."""
-        for task in list(self._background):
+        for task in list(self._refreshes):
             task.cancel()
 
     async def aclose(self) -> None:
-        """Wait up to 5 s for what goes on in the background, end what has not ended by then, and close the connections.
-        Idempotent; a later use opens them again.
+        """Wait up to 5 s for what goes on though nobody waits for it, end what has not ended by then, and close the
+        connections. Calls that go on are not touched: they open connections again. Idempotent.
         """
-        here = asyncio.current_task()
         until = self.loop.time() + EXIT_S
-        while (going := [task for task in self._tasks if task is not here]) and self.loop.time() < until:
+        while (going := self._but_this(self._alone)) and self.loop.time() < until:
             await asyncio.wait(going, timeout=until - self.loop.time())
-        await self._end()
+        await self._end(self._alone)
         guard, self._guard = self._guard, None
         if guard is not None:
             await guard.aclose()
 
-    async def _end(self) -> None:
-        """End every task, each of which may still give a lease back, and close the connections."""
-        here = asyncio.current_task()
-        going = [task for task in self._tasks if task is not here]
+    def _but_this(self, tasks: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+        return [task for task in tasks if task is not asyncio.current_task()]
+
+    async def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
+        """End ``tasks``, each of which may still give a lease back, and close the connections."""
+        # A connect that is ended is not held against the server; one that is closed under its feet would be.
+        going = self._but_this({*tasks, *self._opening.values()})
         for task in going:
             task.cancel()
         if going:
             await asyncio.wait(going, timeout=self.roster.deadline_s)
-        for connection in list(self._open):
-            connection.close()
+        self.close_lines()
         await asyncio.sleep(0)  # the transports close their sockets in the next turn
 
     async def _begin_guard(self) -> None:
@@ -274,5 +297,26 @@ class AsyncFleet:
         try:
             yield
         finally:
-            with suppress(asyncio.CancelledError):
-                await self._end()
+            if self._guard is not None:  # else aclose() has seen to it
+                with suppress(asyncio.CancelledError):
+                    await self._end(self._tasks)
+
+
+@asynccontextmanager
+async def _within(seconds: float) -> AsyncIterator[None]:
+    """Inside there are ``seconds``; raises ``TimeoutError`` after that. A loop that was kept busy by something else, so
+    that the time was up before anything could be heard, gets them once more.
+    """
+    loop = asyncio.get_running_loop()
+    until = time.monotonic() + seconds
+
+    def look() -> None:
+        if time.monotonic() > until:
+            timeout.reschedule(loop.time() + seconds)
+
+    async with asyncio.timeout(seconds) as timeout:
+        busy = loop.call_later(seconds * 0.9, look)
+        try:
+            yield
+        finally:
+            busy.cancel()

@@ -22,10 +22,9 @@ class Gets:
     off the stream.
     """
 
-    __slots__ = ("_name", "_ready", "_same", "_waiting", "keys")
+    __slots__ = ("_ready", "_same", "_waiting", "keys")
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self) -> None:
         self._waiting: dict[bytes, Stored] = {}
         self._same: dict[bytes, list[Stored]] = {}
         self._ready: list[tuple[Stored, tuple[int, bytes]]] = []
@@ -52,8 +51,10 @@ class Gets:
             while data.startswith(b"VALUE ", at):
                 line_end = find(b"\r\n", at)
                 if line_end < 0:
-                    return at, end + 1
+                    break
                 _, key, flags, size = data[at:line_end].split(b" ")
+                if not size.isdigit():  # int() would take b"-2"
+                    raise ValueError(size)
                 begin = line_end + 2
                 stop = begin + int(size)
                 if stop + 2 > end:
@@ -72,7 +73,7 @@ class Gets:
             if end - at > MAX_LINE_BYTES:
                 raise ValueError(at)
         except (ValueError, KeyError):
-            raise ProtocolError(f"{self._name} answered another request", server=self._name) from None
+            raise ProtocolError("the answer to another request") from None
         return at, end + 1
 
     def _bounded(self, need: int, begin: int) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from cachekit.aio.connection import Answer
 from cachekit.aio.gets import Stored
+from cachekit.aio.groups import Group, Read
 from cachekit.direct import plain_value
 from cachekit.errors import ServerError
 
@@ -20,6 +22,7 @@ class AsyncLoopback:
     """A connection to the embedded server of this process. It never fails and never has to be opened again."""
 
     name = "memory:"
+    groups: Mapping[bytes, Group] = MappingProxyType({})
     index = 0
     closed = False
 
@@ -34,13 +37,26 @@ class AsyncLoopback:
         answer.set_result(self._handle(request))
         return answer
 
+    def open_group(self, generation: bytes, opaque: int, question: bytes) -> Group:
+        """One read's own: there is nobody to share it with."""
+        group = Group(opaque)
+        group.tail = question
+        return group
+
+    def read(self, request: bytes, group: Group) -> Read:
+        """The reply to a read and the group that it was made in, in a future that is done."""
+        answer: Read = self._loop.create_future()
+        group.add(answer, self._handle(request))
+        group.set_result(self._handle(group.tail))
+        return answer
+
     def get(self, key: bytes) -> Stored:
         """A plain value, in a future that is done."""
         stored: Stored = self._loop.create_future()
         stored.set_result(plain_value(self._handle(b"get %b\r\n" % key), key))
         return stored
 
-    def entrust(self, answer: Answer, to: Callable[[bytes | None], None]) -> None:
+    def entrust(self, answer: asyncio.Future[Any], to: Callable[[Any], None]) -> None:
         """The answer is there already."""
         to(answer.result())
 

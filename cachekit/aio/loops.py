@@ -43,7 +43,13 @@ class Loops:
         """Have every loop cancel what goes on in its background; waits for nothing, and may be called outside them."""
         for loop, fleet in list(self.fleets.items()):
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(fleet.cancel_background)
+                loop.call_soon_threadsafe(fleet.cancel_refreshes)
+
+    def __del__(self) -> None:
+        # The cache was dropped without ``aclose``; its loops would keep the connections as long as they run.
+        for loop, fleet in self.fleets.items():
+            with suppress(Exception):  # the loop is closed, or the interpreter is ending
+                loop.call_soon_threadsafe(fleet.close_lines)
 
     def forked(self) -> None:
         """This is a child process now: the parent's loops don't run here, and their sockets are the parent's. They are

@@ -14,6 +14,7 @@ from zlib import crc32
 from cachekit.aio.connection import Answer
 from cachekit.aio.drive import finish, run
 from cachekit.aio.fleet import AnyLine, AsyncFleet
+from cachekit.aio.groups import Read
 from cachekit.aio.loops import Loops
 from cachekit.env import Env, Job
 from cachekit.errors import ProtocolError, ServerError, Unreachable
@@ -39,10 +40,16 @@ def reader(recipe: Recipe, loops: Loops, env: Env) -> Reader:
         return slow.uncached
     if not recipe.enveloped or len(recipe.generations) > 1:
         return slow.from_the_start
-    roster = loops.roster
-    table, mask, suspects, fleets = roster.ring.table, roster.ring.mask, roster.suspects, loops.fleets
-    template, tokens, glance, explicit = recipe.read_template, env.opaques, glance_at(recipe, env), env.explicit
-    grouped, expected = len(recipe.generations) == 1, 1 + len(recipe.generations)
+    return _under_a_generation(slow) if recipe.generations else _under_none(slow)
+
+
+def _under_a_generation(slow: _SlowPath) -> Reader:
+    """Reads ask for their generation together: once in a turn of the loop, behind all of them."""
+    recipe, loops, env = slow.recipe, slow.loops, slow.env
+    roster, fleets, generation = loops.roster, loops.fleets, recipe.generations[0]
+    table, mask, suspects = roster.ring.table, roster.ring.mask, roster.suspects
+    tokens, glance, explicit = env.opaques, glance_at(recipe, env), env.explicit
+    (own, question), (own_numbered, question_numbered) = recipe.split(), recipe.split(explicit=True)
 
     async def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         index = table[crc32(key) & mask]
@@ -50,15 +57,48 @@ def reader(recipe: Recipe, loops: Loops, env: Env) -> Reader:
         if fleet is None or index in suspects or (line := fleet.lines[index]) is None:
             return await slow.from_the_start(key, function, args, kwargs)
         opaque = next(tokens)
+        group = line.groups.get(generation)
         if index in explicit:
-            request = recipe.read(key, opaque, env.number(index))
+            group = group or line.open_group(generation, opaque, question_numbered % (env.number(index), opaque))
+            answer = line.read(own_numbered % (key, env.number(index), opaque), group)
         else:
-            request = template % ((key, opaque, opaque) if grouped else (key, opaque))
-        answer = line.ask(request, expected)
+            group = group or line.open_group(generation, opaque, question % opaque)
+            answer = line.read(own % (key, opaque), group)
+        try:
+            reply, group = await answer
+        except ServerError as error:
+            return await slow.after_failure(slow.job(key, function, args, kwargs), fleet, line, answer, opaque, error)
+        except BaseException:
+            slow.left(slow.job(key, function, args, kwargs), fleet, line, answer, opaque)
+            raise
+        value = glance(key, reply, opaque, index, group.number)
+        if value is not NOT_PLAIN and value is not EARLY:
+            return value
+        job, data = slow.job(key, function, args, kwargs), group.whole(reply, opaque)
+        return await slow.after_answer(job, fleet, line, data, opaque, early=value is EARLY)
+
+    return read
+
+
+def _under_none(slow: _SlowPath) -> Reader:
+    """Reads of entries over which no generation stands."""
+    recipe, loops, env = slow.recipe, slow.loops, slow.env
+    roster, fleets, template = loops.roster, loops.fleets, recipe.read_template
+    table, mask, suspects = roster.ring.table, roster.ring.mask, roster.suspects
+    tokens, glance, explicit = env.opaques, glance_at(recipe, env), env.explicit
+
+    async def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        index = table[crc32(key) & mask]
+        fleet = fleets.get(get_running_loop())
+        if fleet is None or index in suspects or (line := fleet.lines[index]) is None:
+            return await slow.from_the_start(key, function, args, kwargs)
+        opaque = next(tokens)
+        request = recipe.read(key, opaque, env.number(index)) if index in explicit else template % (key, opaque)
+        answer = line.ask(request, 1)
         try:
             data = await answer
         except ServerError as error:
-            return await slow.after_failure(slow.job(key, function, args, kwargs), fleet, error)
+            return await slow.after_failure(slow.job(key, function, args, kwargs), fleet, line, answer, opaque, error)
         except BaseException:
             slow.left(slow.job(key, function, args, kwargs), fleet, line, answer, opaque)
             raise
@@ -105,7 +145,8 @@ class _SlowPath:
         try:
             flow = self._judged(job, fleet, line, data, opaque, early)
         except ProtocolError as error:
-            return await self.after_failure(job, fleet, error)
+            self.env.read_lost(job.key)
+            return await self.without_answer(job, fleet, error)
         return await run(flow, fleet)
 
     def _judged(self, job: Job, fleet: AsyncFleet, line: AnyLine, data: bytes, opaque: int, early: bool) -> Flow[Any]:
@@ -114,19 +155,26 @@ class _SlowPath:
         replies: Replies = fleet.understood(asked, line, data, line.opened_at)
         return call(job, self.env, replies, early=early)
 
-    async def after_failure(self, job: Job, fleet: AsyncFleet, error: ServerError) -> Any:
+    async def after_failure(
+        self, job: Job, fleet: AsyncFleet, line: AnyLine, answer: Read | Answer, opaque: int, error: ServerError
+    ) -> Any:
         """The read failed. On a connection that the server had closed it is made once more, on a new one."""
-        self.env.read_lost(job.key)
+        self.left(job, fleet, line, answer, opaque)
         if isinstance(error, Unreachable):
             return await run(call(job, self.env, None), fleet)
+        return await self.without_answer(job, fleet, error)
+
+    async def without_answer(self, job: Job, fleet: AsyncFleet, error: ServerError) -> Any:
+        """The server can't be asked, or makes no sense."""
         self.env.trouble(job, error)
         self.env.missed(job, "no answer")
         return await run(without_server(job, self.env), fleet)
 
-    def left(self, job: Job, fleet: AsyncFleet, line: AnyLine, answer: Answer, opaque: int) -> None:
-        """The caller was cancelled before he saw the answer: should there be a lease in it, it is given back."""
+    def left(self, job: Job, fleet: AsyncFleet, line: AnyLine, answer: Read | Answer, opaque: int) -> None:
+        """The caller went on without the answer. Should one come, with a lease in it, the lease is given back."""
 
-        def heard(data: bytes | None) -> None:
+        def heard(told: Any) -> None:
+            data = told[1].whole(told[0], opaque) if isinstance(told, tuple) else told
             if data is None:
                 self.env.read_lost(job.key)
             elif b" W" in data:
@@ -135,7 +183,7 @@ class _SlowPath:
                 except ProtocolError:
                     self.env.read_lost(job.key)
 
-        if answer.done() and not answer.cancelled():
-            heard(answer.result() if answer.exception() is None else None)
+        if answer.done() and not answer.cancelled() and answer.exception() is None:
+            heard(answer.result())
         else:
             line.entrust(answer, heard)

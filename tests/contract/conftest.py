@@ -1,7 +1,8 @@
 """Where the promises are kept: the shells and the servers that must not be told apart.
 
 Every test that makes a cache (``make``) runs in threads, in asyncio's event loop and in uvloop's, on the embedded
-server and on real ones. What a promise holds in alone is named by its mark, ``only(…, reason=…)``.
+server and on real ones. A promise that holds in some of them alone names them and the reason: ``only(…, reason=…)``;
+test_differences.py lists these.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from cachekit.embedded import EmbeddedServer
 
 __all__ = ["make_fixture", "unix_server_fixture"]
 
-GROUND = {THREADS: TARGETS, ASYNCIO: TARGETS, UVLOOP: ("embedded", "one", "three")}
-"""The targets of each shell. A socket is a socket to uvloop too, so one kind is left out."""
+GROUND = {THREADS: TARGETS, ASYNCIO: ("embedded", "three", "unix"), UVLOOP: ("one", "unix")}
+"""The targets of each shell: every pair would take twice the time and tell little more."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -29,8 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     mark = metafunc.definition.get_closest_marker("only")
     shells = (mark.args if mark is not None else (THREADS, *LOOPS)) if "shell" in asks else (THREADS,)
-    targets = {name: GROUND[name] if "target" in asks else ("",) for name in shells if name in GROUND}
-    places = [(name, target) for name in shells for target in targets[name]]
+    places = [(name, target) for name in shells for target in (GROUND[name] if "target" in asks else ("",))]
     metafunc.parametrize("place", places, indirect=True, ids=["-".join(filter(None, place)) for place in places])
 
 

@@ -12,16 +12,18 @@ a clock that stands.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
-import uvloop
 
 from cachekit.aio import connection as module
+from cachekit.aio import fleet
 from cachekit.aio.connection import AsyncConnection
-from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError
+from cachekit.errors import ProtocolError, ServerError
 from cachekit.servers import Server
 
 T = TypeVar("T")
@@ -39,11 +41,17 @@ def run_on_asyncio(main: Coroutine[Any, Any, T]) -> T:
 
 def run_on_uvloop(main: Coroutine[Any, Any, T]) -> T:
     """Run ``main`` on uvloop's loop."""
+    import uvloop
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(asyncio.wait_for(main, 3 * LIMIT_S))
 
 
-on_both_loops = pytest.mark.parametrize("run", [run_on_asyncio, run_on_uvloop], ids=["asyncio", "uvloop"])
+RUNS: dict[str, Callable[[Coroutine[Any, Any, Any]], Any]] = {"asyncio": run_on_asyncio}
+if importlib.util.find_spec("uvloop") is not None:  # not to be had for PyPy, nor for Windows
+    RUNS["uvloop"] = run_on_uvloop
+
+on_both_loops = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS.keys())
 
 
 async def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
@@ -74,9 +82,10 @@ class Clock:
 
 @pytest.fixture(name="clock")
 def clock_fixture(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock in the place of the one that connections read."""
+    """A clock in the place of the one that connections and fleets read."""
     clock = Clock()
     monkeypatch.setattr(module, "_monotonic", clock)
+    monkeypatch.setattr(fleet, "time", SimpleNamespace(monotonic=clock))
     return clock
 
 
@@ -102,7 +111,7 @@ class Line:
     """An open connection whose other end is the test, and the owner who hears what becomes of it."""
 
     def __init__(self, deadline_s: float = 100.0) -> None:
-        self.events: list[tuple[str, type[ServerError] | None]] = []
+        self.events: list[tuple[str, type[ServerError] | int | None]] = []
         self.pipe = Pipe()
         self.connection = AsyncConnection(0, Server("h:1", host="h", port=1), deadline_s, self)
         self.connection.connection_made(self.pipe)
@@ -124,8 +133,8 @@ class Line:
             self.connection.buffer_updated(length)
             at += length
 
-    def overdue(self, connection: AsyncConnection, error: DeadlineExceeded | None) -> None:
-        self.events.append(("overdue", None if error is None else type(error)))
+    def overdue(self, connection: AsyncConnection, unanswered: int) -> None:
+        self.events.append(("overdue", unanswered))
 
     def broken(self, connection: AsyncConnection, error: ProtocolError) -> None:
         connection.abort(error)
