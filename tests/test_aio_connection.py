@@ -392,7 +392,7 @@ def test_reads_of_one_turn_ask_for_their_generation_once(
             beside = connection.ask(b"mn\r\n", len(others)) if others else None
             await turns(2)
             assert b"gen" not in connection.groups
-            stream += b"".join(replies) + b"".join(others) + b"HD c%d O%d Z\r\n" % (number + 70, number)
+            stream += b"".join(others) + b"".join(replies) + b"HD c%d O%d Z\r\n" % (number + 70, number)
             for at, (read, reply) in enumerate(zip(reads, replies, strict=True)):
                 if (number, at) in cancelled:
                     read.cancel()

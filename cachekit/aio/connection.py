@@ -52,10 +52,12 @@ Late = Callable[[Any], None]
 """Is given an answer for which nobody waits any more: what its future would have been given, None where it won't come.
 """
 
-Slot = tuple[Any, int, float, int, Group | None]
-"""One request under way: who waits for its answer (a future, or what looks like one), how many replies end it, when it
-was asked (monotonic seconds), how many bytes it had where that counts, and the group that it was made in. (A plain
-tuple: every hit makes one.)
+Taker = Gets | Group
+"""Many requests that stand in line as one, and take their answer off the stream by themselves."""
+
+Slot = tuple[Any, int, float, int]
+"""One request under way: who waits for its answer (a future, or a ``Taker``), how many replies end it (0 for a taker),
+when it was asked (monotonic seconds), and how many bytes it had where that counts. (A plain tuple, for speed.)
 """
 
 
@@ -89,6 +91,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self._call_soon = self._loop.call_soon
         # What loop.create_future() does, without a call of Python's.
         self._create_future: Callable[[], Answer] = partial(asyncio.Future, loop=self._loop)
+        self._create_read: Callable[[], Read] = partial(asyncio.Future, loop=self._loop)
         self._turn_at = self.opened_at
         self._transport: asyncio.Transport | None = None
         self._slots: deque[Slot] = deque()
@@ -96,7 +99,6 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self._entrusted: dict[asyncio.Future[Any], Late] = {}
         self._unclaimed: dict[asyncio.Future[Any], Any] = {}
         self.groups: dict[bytes, Group] = {}
-        self._questions: list[tuple[Group, bytes]] = []
         self._gets: Gets | None = None
         self._out: list[bytes] = []
         self._bytes = 0
@@ -124,22 +126,29 @@ class AsyncConnection(asyncio.BufferedProtocol):
         return answer
 
     def open_group(self, generation: bytes, opaque: int, question: bytes) -> Group:
-        """The group of those who read under ``generation`` in this turn of the loop; ``question``, which asks for its
-        number under ``opaque``, goes out behind them. ``groups`` holds those that are open.
+        """The group of those who read under ``generation`` in this turn of the loop; ``question`` asks for its number
+        under ``opaque``. ``groups`` holds those that are open.
         """
         if not self.groups:
             self._call_soon(self._flush)
-        group = self.groups[generation] = Group(opaque)
-        self._questions.append((group, question))
+        group = self.groups[generation] = Group(opaque, question)
         return group
 
     def read(self, request: bytes, group: Group) -> Read:
         """Read one entry in an open group; the future of its one reply, and of the group. It fails with a
         ``ServerError``.
         """
-        answer: Read = asyncio.Future(loop=self._loop)
-        self._enter(answer, request, 1, 0.0, group)
+        answer: Read = self._create_read()
+        group.requests.append(request)
+        group.reads.append(answer)
+        if len(group.reads) >= BATCH_KEYS:
+            self._enter_groups()
         return answer
+
+    def _enter_groups(self) -> None:
+        groups, self.groups = self.groups, {}
+        for group in groups.values():
+            self._enter(group, group.request(), 0, 0.0)
 
     def get(self, key: bytes) -> Stored:
         """Read a plain value, together with whatever else is read in this turn of the loop. Fails with a
@@ -159,7 +168,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         if gets is not None and not gets.done():
             self._enter(gets, gets.request(), 0, 0.0)
 
-    def _enter(self, answer: Any, request: bytes, expected: int, since: float, group: Group | None = None) -> None:
+    def _enter(self, answer: Answer | Taker, request: bytes, expected: int, since: float) -> None:
         """Give a request its place in line."""
         out = self._out
         if not out:  # all that is asked in one turn of the loop is asked at one time
@@ -168,9 +177,9 @@ class AsyncConnection(asyncio.BufferedProtocol):
                 self._call_soon(self._flush)
         slots = self._slots
         if self._held or len(request) > SMALL_BYTES or len(slots) >= MAX_REQUESTS or self._queue:
-            self._ask_with_care((answer, expected, since or self._turn_at, len(request), group), request)
+            self._ask_with_care((answer, expected, since or self._turn_at, len(request)), request)
         else:
-            slots.append((answer, expected, since or self._turn_at, 0, group))
+            slots.append((answer, expected, since or self._turn_at, 0))
             out.append(request)
         if self._timer is None or 0.0 < since < self._timed_from:
             self._look_after(since or self._turn_at)
@@ -209,10 +218,8 @@ class AsyncConnection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         self._enter_gets()
-        if self._questions:
-            questions, self._questions, self.groups = self._questions, [], {}
-            for group, question in questions:
-                self._enter(group, question, 1, 0.0)
+        if self.groups:
+            self._enter_groups()
         out, self._out = self._out, []
         if out and self._transport is not None and not self.closed:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -242,43 +249,35 @@ class AsyncConnection(asyncio.BufferedProtocol):
         # Bytes are looked through faster than a bytearray, and what was looked through need not be copied again.
         data = bytes(self._view[seen : self._end])
         while slots:
-            answer, expected, _, size, group = slots[0]
-            if isinstance(answer, Gets):
-                at, need = answer.take(data, at)
-                begin = at
-            else:
+            answer, expected, _, size = slots[0]
+            if expected:
                 at, left, need = end_of(data, at, left or expected)
+            else:
+                begin, need = answer.take(data, at)
+                at = begin
             if need:
                 self._need = seen + need
                 break
             slots.popleft()
             self._bytes -= size
-            if begin < at:
+            if expected:
                 whole = data[begin:at] if begin or not seen else bytes(self._view[:seen]) + data[:at]
                 begin = at
-                if group is not None:
-                    group.add(answer, whole)
-                else:
-                    self._hand(answer, whole)
+                self._hand(answer, whole)
+            else:
+                for read, told in answer.left:
+                    self._hand(read, told)
         self._at, self._left = seen + at, left
         if at < len(data) and not slots and not self.closed:  # before who waits for room is sent, and could be meant
             raise ProtocolError("more was sent than was asked for")
         if begin:
             self._given_out(data, seen, begin)
 
-    def _hand(self, answer: Any, data: bytes) -> None:
+    def _hand(self, answer: asyncio.Future[Any], data: Any) -> None:
         """Give ``answer`` what came for it."""
-        if isinstance(answer, Group):
-            for read, reply in answer.set_result(data):
-                self._late(read, (reply, answer))
-        elif not answer.done():
+        if not answer.done():
             answer.set_result(data)
-        else:
-            self._late(answer, data)
-
-    def _late(self, answer: asyncio.Future[Any], data: Any) -> None:
-        """``data`` came, but nobody waits for it any more."""
-        if answer in self._entrusted:
+        elif answer in self._entrusted:
             self._entrusted.pop(answer)(data)
         elif answer.cancelled():
             # Cancelled in this very turn of the loop, perhaps: its task runs before what is called soon from here.
@@ -374,7 +373,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
         left = [slot[0] for slot in (*self._slots, *(slot for slot, _ in self._queue))]
-        left += [group for group, _ in self._questions]
+        left += self.groups.values()
         self._slots.clear()
         self._queue.clear()
         self._held = True  # whoever asks now goes the long way, where it shows that this is closed

@@ -22,6 +22,7 @@ class Gets:
     off the stream.
     """
 
+    left = ()  # plain reads hold no lease, so nobody misses those that come too late
     __slots__ = ("_ready", "_same", "_waiting", "keys")
 
     def __init__(self) -> None:

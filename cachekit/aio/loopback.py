@@ -39,15 +39,13 @@ class AsyncLoopback:
 
     def open_group(self, generation: bytes, opaque: int, question: bytes) -> Group:
         """One read's own: there is nobody to share it with."""
-        group = Group(opaque)
-        group.tail = question
-        return group
+        return Group(opaque, question)
 
     def read(self, request: bytes, group: Group) -> Read:
         """The reply to a read and the group that it was made in, in a future that is done."""
         answer: Read = self._loop.create_future()
-        group.add(answer, self._handle(request))
-        group.set_result(self._handle(group.tail))
+        group.reads.append(answer)
+        group.take(self._handle(request + group.question), 0)
         return answer
 
     def get(self, key: bytes) -> Stored:
