@@ -92,6 +92,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         # What loop.create_future() does, without a call of Python's.
         self._create_future: Callable[[], Answer] = partial(asyncio.Future, loop=self._loop)
         self._create_read: Callable[[], Read] = partial(asyncio.Future, loop=self._loop)
+        self._create_stored: Callable[[], Stored] = partial(asyncio.Future, loop=self._loop)
         self._turn_at = self.opened_at
         self._transport: asyncio.Transport | None = None
         self._slots: deque[Slot] = deque()
@@ -154,12 +155,14 @@ class AsyncConnection(asyncio.BufferedProtocol):
         """Read a plain value, together with whatever else is read in this turn of the loop. Fails with a
         ``ServerError``.
         """
-        stored: Stored = asyncio.Future(loop=self._loop)
-        if self._gets is None:
-            self._gets = Gets()
+        stored: Stored = self._create_stored()
+        gets = self._gets
+        if gets is None:
+            gets = self._gets = Gets()
             self._call_soon(self._flush)
-        self._gets.add(key, stored)
-        if self._gets.keys >= BATCH_KEYS:
+        if gets.waiting.setdefault(key, stored) is not stored:
+            gets.same.setdefault(key, []).append(stored)
+        elif len(gets.waiting) >= BATCH_KEYS:
             self._enter_gets()
         return stored
 

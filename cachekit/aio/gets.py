@@ -19,35 +19,27 @@ Stored = asyncio.Future[tuple[int, bytes] | None]
 
 class Gets:
     """Who waits for which keys of one ``get``. It stands in line like the future of an answer, and takes its own answer
-    off the stream.
+    off the stream. ``waiting``: by key, who was the first to ask for it; ``same``: those who came after him.
     """
 
     left = ()  # plain reads hold no lease, so nobody misses those that come too late
-    __slots__ = ("_ready", "_same", "_waiting", "keys")
+    __slots__ = ("_ready", "same", "waiting")
 
     def __init__(self) -> None:
-        self._waiting: dict[bytes, Stored] = {}
-        self._same: dict[bytes, list[Stored]] = {}
+        self.waiting: dict[bytes, Stored] = {}
+        self.same: dict[bytes, list[Stored]] = {}
         self._ready: list[tuple[Stored, tuple[int, bytes]]] = []
-        self.keys = 0
-
-    def add(self, key: bytes, stored: Stored) -> None:
-        """One more who wants ``key``."""
-        if self._waiting.setdefault(key, stored) is stored:
-            self.keys += 1
-        else:
-            self._same.setdefault(key, []).append(stored)
 
     def request(self) -> bytes:
         """The command for all keys."""
-        return b"get %b\r\n" % b" ".join(self._waiting)
+        return b"get %b\r\n" % b" ".join(self.waiting)
 
     def take(self, data: bytes, at: int) -> tuple[int, int]:
         """Take the values that ``data`` holds from ``at`` on. Returns where the rest begins, and how long ``data`` must
         be for the next of them; 0: that was all, and everybody has his own. Raises ``ProtocolError`` for what is no
         such answer; nothing of it is used then.
         """
-        waiting, same, ready, find, end = self._waiting, self._same, self._ready, data.find, len(data)
+        waiting, same, ready, find, end = self.waiting, self.same, self._ready, data.find, len(data)
         try:
             while data.startswith(b"VALUE ", at):
                 line_end = find(b"\r\n", at)
@@ -107,8 +99,8 @@ class Gets:
         for each in self._all():
             if not each.done():
                 settle(each)
-        self._waiting, self._same, self._ready = {}, {}, []
+        self.waiting, self.same, self._ready = {}, {}, []
 
     def _all(self) -> list[Stored]:
-        same = (each for asked in self._same.values() for each in asked)
-        return [*self._waiting.values(), *same, *(each for each, _ in self._ready)]
+        same = (each for asked in self.same.values() for each in asked)
+        return [*self.waiting.values(), *same, *(each for each, _ in self._ready)]
