@@ -23,6 +23,9 @@ from cachekit.recipe import Recipe
 logger = logging.getLogger("cachekit")
 
 _WARNED_REASONS = ("unencodable", "too large", "refused", "no ttl", "cache_if raised")
+_CLAIM_LOST_S = 30.0
+"""Seconds for which a claim that this process sees may be the one in a reply that was lost before."""
+
 _REMEMBERED = 4096
 """Keys of which a process remembers whose run it has seen, and keys whose reads were lost."""
 
@@ -102,10 +105,15 @@ class Env:
         """A read of ``key`` was sent and its reply lost; a lease may have been in it."""
         _remember(self._lost, key, self.monotonic())
 
-    def lost_with(self, key: bytes, age_s: float) -> bool:
-        """Whether a stub of ``key`` made ``age_s`` whole seconds ago may be the lease in a lost reply. Once."""
+    def lost_with(self, key: bytes, age_s: float | None) -> bool:
+        """Whether the lease on a stub of ``key`` that was made ``age_s`` whole seconds ago, or the claim on its value
+        (None: when that was made can't be seen), may have been in a lost reply. Once.
+        """
         at = self._lost.pop(key, None)
-        return at is not None and abs(self.monotonic() - age_s - at) <= 1.5
+        if at is None:
+            return False
+        ago_s = self.monotonic() - at
+        return ago_s <= _CLAIM_LOST_S if age_s is None else abs(ago_s - age_s) <= 1.5
 
     def forked(self) -> None:
         """This is a child process now: the parent's runs under way will never land here."""

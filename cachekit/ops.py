@@ -32,7 +32,8 @@ class Exchange(NamedTuple):
     ``expected`` leaves out the VALUE lines of a classic read, which say nothing of how many there are: a ``get`` of any
     number of keys ends with one END. ``opaque``: the token that every reply must echo; None: they bear none, and
     ``fits`` says whether they answer what was asked; where they don't, the connection is closed, and ``ProtocolError``
-    raised. ``skip``: how many replies at the front are of no interest.
+    raised. ``lost`` is told when a request that may be sent once more got no answer: a lease may have been in it.
+    ``skip``: how many replies at the front are of no interest.
     ``held_since``: monotonic seconds at which the lease was given that this request spends. CAS numbers begin anew with
     a restarted server, so such a request goes only over a connection opened before that; there being none raises
     ``LeaseVoid``. ``retry``: the request may be sent once more when the connection turns out to have been closed.
@@ -46,6 +47,7 @@ class Exchange(NamedTuple):
     held_since: float | None = None
     skip: int = 0
     fits: Callable[[list[Reply]], bool] | None = None
+    lost: Callable[[], None] | None = None
 
 
 class Replies(NamedTuple):

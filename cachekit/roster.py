@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cachekit.errors import ServerError, Unreachable
+from cachekit.errors import Refused, ServerError, Unreachable
 from cachekit.health import Health
 from cachekit.hooks import Hooks, ServerState
 from cachekit.meta import Reply
@@ -88,8 +88,11 @@ class Roster:
 
     def note_version(self, index: int, reply: Reply) -> None:
         """Learn from the answer to ``version`` whether the server takes CAS numbers from its client; asked again after
-        whatever may have been its restart.
+        whatever may have been its restart. Raises ``Refused`` where that is no answer: at its limit of connections a
+        server says so, and hangs up.
         """
+        if reply.code == "ERROR":
+            raise Refused(f"{self.names[index]}: {reply.error}", server=self.names[index])
         knows = reply.code == "VERSION" and _version(reply.value or b"") >= EXPLICIT_CAS
         (self.explicit.add if knows else self.explicit.discard)(index)
         self.versions_known.add(index)

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ from support.memcached import Memcached, free_port, make_certificate, start_memc
 from support.targets import unix_server_fixture
 from support.threads import Outcome
 
-from cachekit import MISS, Cache, DeadlineExceeded, ProtocolError, Unreachable
+from cachekit import MISS, Cache, DeadlineExceeded, ProtocolError, Refused, Unreachable
 from cachekit.addresses import parse_target
 from cachekit.aio import fleet as module
 from cachekit.aio.connection import AsyncConnection, connect
-from cachekit.aio.fleet import BACKGROUND, AsyncFleet
+from cachekit.aio.fleet import AsyncFleet
 from cachekit.aio.loops import Loops
+from cachekit.aio.tasks import BACKGROUND
 from cachekit.errors import ServerError
 from cachekit.hooks import Hooks
 from cachekit.ops import Exchange, LeaseVoid, Replies
@@ -190,9 +192,11 @@ def test_a_stopped_server_costs_its_callers_one_deadline_together(run: Run[None]
 
 
 @on_both_loops
-@pytest.mark.parametrize(("callers", "up"), [(1, True), (2, False), (20, False)])
-def test_each_request_without_an_answer_counts(run: Run[None], clock: Clock, callers: int, up: bool) -> None:
-    """Two on one silent connection mark the server down, as two threads' would."""
+@pytest.mark.parametrize("callers", [1, 20])
+def test_a_silent_connection_is_one_strike(run: Run[None], clock: Clock, callers: int) -> None:
+    """However many wait on it: one stalled connection says less of the server than two. The next one is opened at once,
+    and should that be silent too the server is down.
+    """
 
     async def main() -> None:
         async with listening() as server:
@@ -203,10 +207,11 @@ def test_each_request_without_an_answer_counts(run: Run[None], clock: Clock, cal
             clock.now += 30
             connection._check()
             assert {await failure(each) for each in asked} == {DeadlineExceeded}
-            assert fleet.roster.health[0].up is up
-            assert fleet.lines == [None]
+            assert fleet.roster.health[0].up
+            assert fleet.roster.health[0].strikes == 1
+            await until(lambda: fleet.lines[0] is not None)
+            assert connection_of(fleet) is not connection
             await fleet.aclose()
-            fleet.roster.stop_probing()
 
     run(main())
 
@@ -271,7 +276,6 @@ def test_a_connection_that_was_lost_at_once_is_never_used(run: Run[None], monkey
         (b"VERSION 1.6.18\r\n", False),
         (b"VERSION 1.6.27\r\n", True),
         (b"VERSION 1.10.0-x\r\n", True),
-        (b"ERROR\r\n", False),
     ],
 )
 def test_the_version_says_who_chooses_cas_numbers(run: Run[None], version: bytes, explicit: bool) -> None:
@@ -287,6 +291,24 @@ def test_the_version_says_who_chooses_cas_numbers(run: Run[None], version: bytes
             assert server.versions == 2
             assert 0 not in fleet.roster.explicit
             await fleet.aclose()
+
+    run(main())
+
+
+@on_both_loops
+def test_no_version_is_a_strike(run: Run[None]) -> None:
+    """A server at its limit of connections says ERROR, and hangs up: the second time it is down."""
+
+    async def main() -> None:
+        async with listening(version=b"ERROR Too many open connections\r\n") as server:
+            fleet = AsyncFleet(roster_of(server.name))
+            assert await failure(fleet.exchange(ONCE)) is Refused
+            assert strikes(fleet) == 1
+            assert await failure(fleet.exchange(ONCE)) is Refused
+            assert not fleet.roster.health[0].up
+            assert 0 not in fleet.roster.explicit
+            await fleet.aclose()
+            fleet.roster.stop_probing()
 
     run(main())
 
@@ -324,18 +346,19 @@ def test_a_connection_that_lay_idle_costs_one_repetition(run: Run[None]) -> None
 
 
 @on_both_loops
-def test_a_server_that_always_hangs_up_is_asked_twice_and_no_more(run: Run[None]) -> None:
-    """It answers the version and closes at every request: the caller is told."""
+def test_a_server_that_always_hangs_up_is_down_the_second_time(run: Run[None]) -> None:
+    """It answers the version and closes at every request: the caller is told, and the next ones cost nothing."""
 
     async def main() -> None:
         async with listening(answers(None)) as server:
             fleet = AsyncFleet(roster_of(server.name))
             assert await failure(fleet.exchange(MN)) is Unreachable
-            assert len(server.peers) == 2
+            assert not fleet.roster.health[0].up
             (outcome,) = await fleet.gather([MN])
             assert isinstance(outcome, Unreachable)
-            assert len(server.peers) == 4
+            assert len(server.peers) == 2
             await fleet.aclose()
+            fleet.roster.stop_probing()
 
     run(main())
 
@@ -785,8 +808,8 @@ def test_abandon_outside_of_the_loops(server: Memcached) -> None:
 
     async def main() -> bool:
         fleet = loops.here()
-        assert fleet.refresh(asyncio.sleep(60))
-        (task,) = fleet._refreshes
+        assert fleet.tasks.refresh(partial(asyncio.sleep, 60))
+        (task,) = fleet.tasks._refreshes
         await asyncio.to_thread(loops.abandon)
         await asyncio.wait([task], timeout=20)
         return task.cancelled()
@@ -942,18 +965,18 @@ def test_aclose_waits_for_what_goes_on(run: Run[None], server: Memcached) -> Non
             await go.wait()
             await fleet.exchange(MN)
             over.append("first")
-            fleet.refresh(second())
+            fleet.tasks.refresh(second)
 
-        fleet.leave_alone(fleet.hold(first()))
+        fleet.tasks.alone.add(fleet.tasks.hold(first()))
         closing = asyncio.create_task(fleet.aclose())
         await turns()
         assert not closing.done()
         go.set()
         await closing
         assert over == ["first", "second"]
-        assert not fleet._refreshes
-        assert not fleet._alone
-        assert not fleet._tasks
+        assert not fleet.tasks._refreshes
+        assert not fleet.tasks.alone
+        assert not fleet.tasks.all
 
     run(main())
 
@@ -973,8 +996,8 @@ def test_aclose_ends_what_does_not_end(run: Run[None], server: Memcached, monkey
             finally:
                 said.append((await fleet.exchange(MN)).replies[0].code)
 
-        assert fleet.refresh(endless())
-        (task,) = fleet._refreshes
+        assert fleet.tasks.refresh(endless)
+        (task,) = fleet.tasks._refreshes
         await fleet.exchange(MN)
         await fleet.aclose()
         assert task.cancelled()
@@ -1013,10 +1036,10 @@ def test_a_task_that_nobody_waits_for_may_fail() -> None:
         async def fails() -> None:
             raise LookupError
 
-        assert fleet.refresh(fails())
+        assert fleet.tasks.refresh(fails)
         await turns()
         gc.collect()
-        assert not fleet._tasks
+        assert not fleet.tasks.all
         assert complaints == []
 
     run_on_asyncio(main())
@@ -1029,11 +1052,11 @@ def test_there_is_room_for_so_many_in_the_background() -> None:
         fleet = AsyncFleet(roster_of("127.0.0.1:1"))
         over = asyncio.Event()
         for _ in range(BACKGROUND):
-            assert fleet.refresh(over.wait())
-        assert not fleet.refresh(over.wait())
+            assert fleet.tasks.refresh(over.wait)
+        assert not fleet.tasks.refresh(over.wait)
         over.set()
         await turns()
-        assert fleet.refresh(over.wait())
+        assert fleet.tasks.refresh(over.wait)
         await fleet.aclose()
 
     run_on_asyncio(main())

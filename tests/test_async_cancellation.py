@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -13,6 +16,8 @@ from support.memcached import Memcached
 from support.targets import own_prefix, url_of
 
 from cachekit import MISS, Cache, Policy, current
+from cachekit.aio.connection import AsyncConnection
+from cachekit.aio.tasks import Tasks
 from cachekit.hooks import Fill
 
 Make = Callable[..., Cache]
@@ -332,7 +337,7 @@ def test_refreshes_in_the_background_are_drained(run: Run, make: Make) -> None:
 
 def test_the_background_is_bounded(run: Run, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no room, the caller refreshes himself."""
-    monkeypatch.setattr("cachekit.aio.fleet.BACKGROUND", 1)
+    monkeypatch.setattr("cachekit.aio.tasks.BACKGROUND", 1)
 
     async def main() -> None:
         async with make(stale=60, refresh="background") as cache:
@@ -518,3 +523,185 @@ def test_two_loops_share_one_run(run: Run, make: Make) -> None:
     run(main())
     thread.join(20)
     assert (outcome, results) == ([16], [4])
+
+
+# -- moments that a review found ---------------------------------------------------------------------------------------
+
+
+def in_the_turn_of_the_next_bytes(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Have ``action`` called in the very turn of the loop in which bytes come next, as a timer that is due then."""
+    taken = AsyncConnection.buffer_updated
+
+    def hooked(self: AsyncConnection, nbytes: int) -> None:
+        monkeypatch.setattr(AsyncConnection, "buffer_updated", taken)
+        asyncio.get_running_loop().call_soon(action)
+        taken(self, nbytes)
+
+    monkeypatch.setattr(AsyncConnection, "buffer_updated", hooked)
+
+
+def test_many_calls_that_never_began_leave_their_claims(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``many`` is cancelled in the turn in which its window is answered: the claims in it are given back."""
+
+    async def main() -> None:
+        async with make(stale=60) as cache:
+
+            @cache
+            async def square(n: int) -> int:
+                return n * n
+
+            for n in range(3):
+                await square(n)
+                assert await square.expire(n)
+            task = asyncio.create_task(square.many([square.bind(n) for n in range(3)]))
+            await asyncio.sleep(0)
+            in_the_turn_of_the_next_bytes(monkeypatch, task.cancel)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            fills: list[Fill] = []
+            cache.hooks.on_fill(fills.append)
+            async with asyncio.timeout(20):
+                while len(fills) < 3:
+                    assert [await square(n) for n in range(3)] == [0, 1, 4]
+
+    asyncio.run(main())  # uvloop holds on to the methods of a protocol
+
+
+def test_a_refresh_that_never_began_leaves_its_claim(run: Run, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task is cancelled before the first step, as at the end of a loop: the next caller refreshes."""
+
+    async def main() -> None:
+        async with make(stale=60, refresh="background") as cache:
+            report = Report(cache)
+            report.gate.set()
+            assert await report.call(3) == 3
+            assert await report.call.expire(3)
+            hold = Tasks.hold
+
+            def cancelled(self: Tasks, *work: Any) -> Any:
+                task = hold(self, *work)
+                if work[0].__name__ == "work":
+                    monkeypatch.setattr(Tasks, "hold", hold)
+                    task.cancel()
+                return task
+
+            monkeypatch.setattr(Tasks, "hold", cancelled)
+            assert await report.call(3) == 3
+            await until(lambda: cache._env.flights._flights == {})
+            async with asyncio.timeout(20):
+                while await report.call(3) == 3:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0)
+
+    run(main())
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_wherever_calls_stand_when_the_loop_ends(make: Make, turns: int) -> None:
+    """``asyncio.run`` ends some turns after they began, without ``aclose``: no lease is left behind."""
+    cache: Cache = make()
+
+    def function(cache: Cache) -> Any:
+        @cache(key="{n}", namespace="n")
+        async def square(n: int) -> int:
+            await asyncio.sleep(0.001)
+            return n * n
+
+        return square
+
+    async def ends() -> None:
+        square = function(cache)
+        await square(0)
+        calls = [asyncio.ensure_future(square(n)) for n in range(1, 9)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert calls
+
+    async def another() -> None:
+        async with asyncio.timeout(20):
+            assert await asyncio.gather(*map(function(cache), range(9))) == [n * n for n in range(9)]
+        await cache.aclose()
+
+    asyncio.run(ends())
+    asyncio.run(another())
+
+
+def test_a_claim_whose_reply_was_lost_is_taken_over(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection breaks while the answer to a claim is under way: who comes next need not wait for its lease."""
+
+    async def main() -> None:
+        async with make(ttl=0.2, beta=0) as cache:
+            report = Report(cache)
+            report.gate.set()
+            await report.call(1)
+            await asyncio.sleep(0.25)  # past the ttl, which is the server's and this machine's business
+            taken, seen = AsyncConnection.buffer_updated, list[int]()
+
+            def cut(self: AsyncConnection, nbytes: int) -> None:
+                seen.append(nbytes)
+                if len(seen) == 2:  # the first is the read, the second the claim
+                    monkeypatch.setattr(AsyncConnection, "buffer_updated", taken)
+                    self.close()
+                else:
+                    taken(self, nbytes)
+
+            monkeypatch.setattr(AsyncConnection, "buffer_updated", cut)
+            async with asyncio.timeout(20):
+                assert await report.call(1) == 2
+                assert await report.call(1) == 3
+
+    asyncio.run(main())  # uvloop holds on to the methods of a protocol
+
+
+def test_a_read_whose_reply_was_lost_is_remembered(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is repeated on another connection, where its own stub stands in its way: it takes over from itself."""
+
+    async def main() -> None:
+        async with make() as cache:
+            report = Report(cache)
+            report.gate.set()
+            await report.call(1)
+            in_the_turn_of_the_next_bytes(monkeypatch, lambda: None)
+            line: Any = cache._loops.here().lines[0]
+            monkeypatch.setattr(AsyncConnection, "buffer_updated", lambda self, nbytes: self.close())
+            task = asyncio.create_task(report.call(2))
+            await until(lambda: line.closed)
+            monkeypatch.undo()
+            async with asyncio.timeout(20):
+                assert await task == 4
+
+    asyncio.run(main())  # uvloop holds on to the methods of a protocol
+
+
+def test_no_caller_is_kept_by_what_he_left_behind(run: Run, make: Make) -> None:
+    """Neither the connection that his call opened, nor an exception, holds his objects after that."""
+
+    class Request:
+        pass
+
+    context: ContextVar[Request | None] = ContextVar("request", default=None)
+
+    async def main() -> None:
+        async with make() as cache:
+
+            @cache(key="{n}")
+            async def fails(n: int, request: Request) -> int:
+                raise LookupError(n)
+
+            async def call() -> weakref.ref[Request]:
+                request = Request()
+                context.set(request)
+                try:
+                    await fails(1, request)
+                except LookupError:
+                    return weakref.ref(request)
+                raise AssertionError("it has not failed")
+
+            gc.disable()
+            try:
+                gone = await asyncio.create_task(call())
+                await asyncio.sleep(0)
+                assert gone() is None
+            finally:
+                gc.enable()
+
+    run(main())

@@ -22,6 +22,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from typing import Any, Protocol
 
@@ -64,28 +65,28 @@ when it was asked (monotonic seconds), and how many bytes it had where that coun
 class Owner(Protocol):
     """Who is told what becomes of a connection."""
 
-    def overdue(self, connection: AsyncConnection, unanswered: int) -> None:
-        """A deadline has passed, and nothing more should be asked here. ``unanswered``: how many requests got no answer
-        at all, the server having said nothing; 0: it talks, but takes long.
+    def overdue(self, connection: AsyncConnection, silent: bool) -> None:
+        """A deadline has passed, and nothing more should be asked here. ``silent``: the server said nothing at all, so
+        it is not only slow.
         """
 
     def broken(self, connection: AsyncConnection, error: ProtocolError) -> None:
         """What came makes no sense: close the connection with ``error``."""
 
-    def lost(self, connection: AsyncConnection) -> None:
-        """The connection is closed."""
+    def lost(self, connection: AsyncConnection, asked: bool) -> None:
+        """The connection is closed. ``asked``: something was that got no answer."""
 
 
 class AsyncConnection(asyncio.BufferedProtocol):
     """A connection, open once ``connect`` has returned it. ``opened_at``: monotonic seconds; a lease is only good on an
-    older one.
+    older one. ``heard``: whether an answer has come.
     """
 
     def __init__(self, index: int, server: Server, deadline_s: float, owner: Owner) -> None:
         self.index, self.server, self.name = index, server, server.name
         self.deadline_s = deadline_s
         self.opened_at = self._heard_at = _monotonic()
-        self.closed = False
+        self.closed = self.heard = False
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._call_soon = self._loop.call_soon
@@ -105,7 +106,8 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self._bytes = 0
         self._held = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timed_from = self._due_at = self.opened_at
+        self._context = Context()
+        self._due_at = self.opened_at
         self._excused: Slot | None = None
         self._retired_at: float | None = None
         # What was read and not yet given out, and how far it was looked through: the head of the line ends after
@@ -180,12 +182,21 @@ class AsyncConnection(asyncio.BufferedProtocol):
                 self._call_soon(self._flush)
         slots = self._slots
         if self._held or len(request) > SMALL_BYTES or len(slots) >= MAX_REQUESTS or self._queue:
-            self._ask_with_care((answer, expected, since or self._turn_at, len(request)), request)
+            self._ask_with_care((answer, expected, self._turn_at, len(request)), request)
         else:
-            slots.append((answer, expected, since or self._turn_at, 0))
+            slots.append((answer, expected, self._turn_at, 0))
             out.append(request)
-        if self._timer is None or 0.0 < since < self._timed_from:
-            self._look_after(since or self._turn_at)
+        if self._timer is None:
+            self._look_after(self._turn_at)
+        if since:
+            # He has waited for the connection. That his time is up early says nothing of the server.
+            left_s = since + self.deadline_s - _monotonic()
+            self._loop.call_later(left_s, self._give_up, answer, context=self._context)
+
+    @property
+    def owes(self) -> bool:
+        """Whether an answer is to come for which somebody was left in charge."""
+        return bool(self._entrusted)
 
     def entrust(self, answer: asyncio.Future[Any], to: Late) -> None:
         """Whoever waited for ``answer`` has gone: have ``to`` called with it when it comes; with None if it won't."""
@@ -292,6 +303,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         is room again, here and on the way.
         """
         self._forget(data, seen, begin)
+        self.heard = True
         if self._queue:
             self._fill_room()
         if self._retired_at is not None and not self._slots:
@@ -333,22 +345,26 @@ class AsyncConnection(asyncio.BufferedProtocol):
             self.abort(self._overdue())
         elif waiting and waiting[0][2] <= long_ago and self._retired_at is None:
             silent = now - self._heard_at > self.deadline_s / 2
-            self._owner.overdue(self, len(late) if silent else 0)
+            self._owner.overdue(self, silent)
             self.retire()
         pending = [slot[2] for slot in waiting if not slot[0].done()]
         pending += [self._retired_at] if self._retired_at is not None else [slot[2] for slot in waiting[:1]]
         if pending:
             self._look_after(min(pending))
 
+    def _give_up(self, answer: Answer | Taker) -> None:
+        if not answer.done():
+            answer.set_exception(self._overdue())
+
     def _look_after(self, asked_at: float) -> None:
         """Look for those whose time is up when that of somebody is who asked at ``asked_at``."""
         if self._timer is not None:
             self._timer.cancel()
         if not self.closed:
-            self._timed_from = asked_at
             left_s = max(0.001, asked_at + self.deadline_s - _monotonic())
             self._due_at = _monotonic() + left_s
-            self._timer = self._loop.call_later(left_s, self._check)
+            # In a context of its own: it is set anew again and again, and would keep the first caller's for ever.
+            self._timer = self._loop.call_later(left_s, self._check, context=self._context)
 
     def _overdue(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"{self.name} did not answer in time", server=self.name)
@@ -386,7 +402,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         entrusted, self._entrusted = self._entrusted, {}
         for gone in entrusted.values():
             gone(None)
-        self._owner.lost(self)
+        self._owner.lost(self, bool(left))
 
     # -- what the transport says -------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from cachekit.aio.fleet import AsyncFleet
+from cachekit.aio.tasks import unharmed
 from cachekit.flights import Flight
 from cachekit.flows.frames import FILLING, Filling
 from cachekit.ops import Compute, Each, Exchange, Flow, Gather, Join, Op, Sleep, Spawn
@@ -33,41 +34,53 @@ _TALK = (Exchange, Gather, Spawn)
 
 async def run(flow: Flow[R], fleet: AsyncFleet) -> R:
     """Drive ``flow`` to its end, in a task of its own, and return what it returns."""
-    drive = Drive(flow, fleet)
-    task: asyncio.Task[R] = fleet.hold(drive.run())
+    drive, task = begin(flow, fleet)
     try:
-        return await asyncio.shield(task)
+        return await unharmed(task)
     except asyncio.CancelledError:
         if not task.done():
             await drive.leave(task)
         raise
+    finally:
+        del task  # an exception in it refers to this frame, which refers to it
 
 
 async def run_here(flow: Flow[R], fleet: AsyncFleet) -> R:
     """Drive ``flow`` to its end in the caller's own task: for flows that only ask servers, and hold no lease."""
-    return await Drive(flow, fleet).run()  # type: ignore[no-any-return]
+    return await Drive(flow, fleet, patient=False).run()  # type: ignore[no-any-return]
+
+
+def begin(flow: Flow[Any], fleet: AsyncFleet) -> tuple[Drive, asyncio.Task[Any]]:
+    """A task that drives ``flow``. Should it be cancelled before its first step, the flow is brought to its end."""
+    drive = Drive(flow, fleet)
+    task = fleet.tasks.hold(drive.run())
+    task.add_done_callback(drive.not_begun)
+    return drive, task
 
 
 def finish(flow: Flow[Any], fleet: AsyncFleet) -> None:
     """Have ``flow`` end for a caller who has gone: it may give back what was got for him, and nothing else."""
-    drive = Drive(flow, fleet)
+    drive, task = begin(flow, fleet)
     drive.left = True
-    fleet.leave_alone(fleet.hold(drive.run()))
+    fleet.tasks.alone.add(task)
 
 
 class Drive:
-    """One flow on its way. ``left``: its caller has gone."""
+    """One flow on its way. ``left``: its caller has gone. ``patient``: what was asked is heard, whoever cancels the
+    task meanwhile; there may be a lease in it.
+    """
 
-    def __init__(self, flow: Flow[Any], fleet: AsyncFleet) -> None:
+    def __init__(self, flow: Flow[Any], fleet: AsyncFleet, *, patient: bool = True) -> None:
         self._flow, self._fleet = flow, fleet
-        self.left = False
+        self._patience = self._be_patient if patient else None
+        self.left = self._begun = self._cancelled = False
         self._talking = True  # before its first op it holds what it was begun with, a lease perhaps
         self._frame: Filling | None = None
         self._ended: asyncio.Future[None] | None = None
 
     async def run(self) -> Any:
         """Drive the flow; whatever interrupts is thrown into it."""
-        flow, outcome = self._flow, None
+        flow, outcome, self._begun = self._flow, None, True
         error: BaseException | None = None
         op: Any = None
         try:
@@ -82,6 +95,8 @@ class Drive:
                 except BaseException as raised:  # noqa: BLE001
                     error = raised
         except StopIteration as end:
+            if self._cancelled:
+                raise asyncio.CancelledError from None
             return end.value
         finally:
             flow.close()
@@ -89,10 +104,20 @@ class Drive:
 
     async def _perform(self, op: Op) -> Any:
         if isinstance(op, Exchange):
-            return await self._fleet.exchange(op)
+            return await self._fleet.exchange(op, self._patience)
+        if isinstance(op, Gather):
+            return await self._fleet.gather(op.exchanges, self._patience)
         if isinstance(op, Compute):
             return await self._compute(op)
         return await _OTHERS[type(op)](op, self._fleet)
+
+    def not_begun(self, _: object) -> None:
+        """The task is over; where it was cancelled before its first step, the flow is brought to its end by another."""
+        if not self._begun:
+            finish(self._flow, self._fleet)
+
+    def _be_patient(self) -> None:
+        self.left = self._cancelled = True
 
     async def _compute(self, op: Compute) -> Any:
         self._frame = op.frame
@@ -109,7 +134,7 @@ class Drive:
     async def leave(self, task: asyncio.Task[Any]) -> None:
         """The caller has been cancelled. Returns when the function runs no more, or runs for others."""
         self.left = True
-        self._fleet.leave_alone(task)
+        self._fleet.tasks.alone.add(task)
         if self._frame is None:
             if not self._talking:
                 task.cancel()
@@ -122,9 +147,10 @@ class Drive:
         task.cancel()
         while not self._ended.done():
             try:
-                await asyncio.shield(self._ended)
+                await unharmed(self._ended)
             except asyncio.CancelledError:
-                task.cancel()
+                if not self._ended.done():
+                    task.cancel()
 
     def _wanted(self) -> bool:
         """Whether somebody in this process waits for the run."""
@@ -146,10 +172,6 @@ def _in(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
     """Have ``call`` called in that loop, from whichever thread."""
     with suppress(RuntimeError):  # the loop is closed, and nobody waits there any more
         loop.call_soon_threadsafe(call)
-
-
-async def _gather(op: Gather, fleet: AsyncFleet) -> Any:
-    return await fleet.gather(op.exchanges)
 
 
 async def _sleep(op: Sleep, fleet: AsyncFleet) -> None:
@@ -174,22 +196,28 @@ async def _join(op: Join, fleet: AsyncFleet) -> bool:
 
 
 async def _spawn(op: Spawn, fleet: AsyncFleet) -> bool:
+    drive = Drive(op.flow, fleet)
+
     async def work() -> None:
         FILLING.set(())  # nothing outside waits for this run, so it is inside of nothing
-        await Drive(op.flow, fleet).run()
+        await drive.run()
 
-    return fleet.refresh(work())
+    task = fleet.tasks.refresh(work)
+    if task is not None:
+        task.add_done_callback(drive.not_begun)
+    return task is not None
 
 
 async def _each(op: Each, fleet: AsyncFleet) -> list[Any]:
-    tasks = [fleet.loop.create_task(run(flow, fleet)) for flow in op.flows]
+    begun = [begin(flow, fleet) for flow in op.flows]
     try:
-        return list(await asyncio.gather(*tasks))
+        done, _ = await asyncio.wait([task for _, task in begun], return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()  # raises what one of them has raised
+        return [task.result() for _, task in begun]
     except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(drive.leave(task) for drive, task in begun if not task.done()))
         raise
 
 
-_OTHERS: dict[type, Any] = {Gather: _gather, Sleep: _sleep, Join: _join, Spawn: _spawn, Each: _each}
+_OTHERS: dict[type, Any] = {Sleep: _sleep, Join: _join, Spawn: _spawn, Each: _each}

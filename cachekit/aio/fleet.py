@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from contextvars import Context
+from typing import Any, TypeVar
 
 from cachekit.aio.connection import Answer, AsyncConnection, connect
 from cachekit.aio.loopback import AsyncLoopback
+from cachekit.aio.tasks import Tasks, unharmed
 from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
-from cachekit.health import STRIKES
 from cachekit.meta import Parser
 from cachekit.network import translated
 from cachekit.ops import Exchange, LeaseVoid, Replies
 from cachekit.roster import Roster
 
+T = TypeVar("T")
 AnyLine = AsyncConnection | AsyncLoopback
 
-_UnderWay = tuple[AnyLine, Answer] | asyncio.Task[Replies] | ServerError
+Patience = Callable[[], None]
+"""What to tell of a cancellation, in place of giving up: there may be a lease in the answer, which is then heard."""
 
-BACKGROUND = 64
-"""Most refreshes in the background at the same time, of one cache in one loop."""
+_UnderWay = tuple[AnyLine, Answer] | asyncio.Task[Replies] | ServerError
 
 EXIT_S = 5.0
 """Seconds that ``aclose`` waits for what goes on in the background."""
@@ -47,37 +49,43 @@ class AsyncFleet:
             self.lines[0] = AsyncLoopback(roster.embedded)
         self._opening: dict[int, asyncio.Task[AsyncConnection]] = {}
         self._open: set[AsyncConnection] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._alone: set[asyncio.Task[Any]] = set()
-        self._refreshes: set[asyncio.Task[Any]] = set()
+        self.tasks = Tasks(self.loop)
         self._guard: AsyncGenerator[None, None] | None = None
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
-    async def exchange(self, op: Exchange) -> Replies:
+    async def exchange(self, op: Exchange, patience: Patience | None = None) -> Replies:
         """Perform one exchange. Raises ``ServerError``."""
         try:
-            return await self._exchange(op, time.monotonic())
+            return await self._exchange(op, time.monotonic(), patience)
         except Unreachable as error:
             if not self._may_repeat(op, error):
                 raise
-            return await self._exchange(op._replace(held_since=None), time.monotonic())
+            return await self._exchange(op._replace(held_since=None), time.monotonic(), patience)
 
-    async def _exchange(self, op: Exchange, since: float) -> Replies:
-        line = self.ready(op) or await self.open(op.server)
+    async def _exchange(self, op: Exchange, since: float, patience: Patience | None) -> Replies:
+        line, waited_since = self.ready(op), 0.0
+        if line is None:
+            line, waited_since = await self.open(op.server), since
         sent_at = time.monotonic()
-        return self.understood(op, line, await line.ask(op.request, op.expected, since), sent_at)
+        answer = line.ask(op.request, op.expected, waited_since)
+        return self.understood(op, line, await _heard(answer, patience), sent_at)
 
     def _may_repeat(self, op: Exchange, outcome: Replies | ServerError) -> bool:
         """The server may have closed a connection that lay idle. Nothing that is asked with ``retry`` changes twice."""
-        return isinstance(outcome, Unreachable) and op.retry and self.roster.health[op.server].up
+        if not (isinstance(outcome, Unreachable) and op.retry and self.roster.health[op.server].up):
+            return False
+        if op.lost is not None:
+            op.lost()
+        return True
 
-    async def gather(self, ops: Sequence[Exchange]) -> list[Replies | ServerError]:
+    async def gather(self, ops: Sequence[Exchange], patience: Patience | None = None) -> list[Replies | ServerError]:
         """Perform exchanges with different servers at once; a server's failure is its own exchange's outcome."""
         since = time.monotonic()
-        under_way = [self._begin(op, since) for op in ops]
+        under_way = [self._begin(op, since, patience) for op in ops]
         try:
-            outcomes = [await self._outcome(op, each, since) for op, each in zip(ops, under_way, strict=True)]
+            pairs = zip(ops, under_way, strict=True)
+            outcomes = [await self._outcome(op, each, since, patience) for op, each in pairs]
         except BaseException:
             for each in under_way:
                 if not isinstance(each, ServerError):
@@ -85,29 +93,33 @@ class AsyncFleet:
             raise
         # None waits for another's connection, nor for its repetition.
         again = {
-            index: self.hold(self._exchange(op._replace(held_since=None), time.monotonic()))
+            index: self.tasks.hold(self._exchange(op._replace(held_since=None), time.monotonic(), patience))
             for index, op in enumerate(ops)
             if self._may_repeat(op, outcomes[index])
         }
         for index, task in again.items():
-            outcomes[index] = await self._outcome(ops[index], task, since)
+            outcomes[index] = await self._outcome(ops[index], task, since, patience)
         return outcomes
 
-    def _begin(self, op: Exchange, since: float) -> _UnderWay:
+    def _begin(self, op: Exchange, since: float, patience: Patience | None) -> _UnderWay:
         """Send ``op`` where a connection is open, else have that done as soon as one is."""
         try:
             line = self.ready(op)
         except ServerError as error:
             return error
         if line is None:
-            return self.hold(self._exchange(op, since))
-        return line, line.ask(op.request, op.expected, since)
+            return self.tasks.hold(self._exchange(op, since, patience))
+        return line, line.ask(op.request, op.expected)
 
-    async def _outcome(self, op: Exchange, under_way: _UnderWay, since: float) -> Replies | ServerError:
+    async def _outcome(
+        self, op: Exchange, under_way: _UnderWay, since: float, patience: Patience | None
+    ) -> Replies | ServerError:
         try:
             if isinstance(under_way, tuple):
-                return self.understood(op, under_way[0], await under_way[1], since)
-            return under_way if isinstance(under_way, ServerError) else await under_way
+                return self.understood(op, under_way[0], await _heard(under_way[1], patience), since)
+            if isinstance(under_way, ServerError):
+                return under_way
+            return await _heard(under_way, patience)
         except ServerError as error:
             return error
 
@@ -149,7 +161,7 @@ class AsyncFleet:
 
     def broken(self, line: AnyLine, error: ProtocolError) -> None:
         """An answer made no sense; behind it nothing on that connection does."""
-        in_use = self.lines[line.index] is line  # a connection is held against its server once
+        in_use = self._let_go(line)  # a connection is held against its server once
         line.abort(error)
         if in_use:
             self.roster.failed(line.index, error)
@@ -159,13 +171,24 @@ class AsyncFleet:
     async def open(self, index: int) -> AnyLine:
         """The connection to a server, opened for all who want it now. Raises ``ServerError``."""
         line = self.lines[index]
-        return line if line is not None else await asyncio.shield(self.open_soon(index))
+        if line is not None:
+            return line
+        opening = self.open_soon(index)
+        try:
+            return await unharmed(opening)
+        except asyncio.CancelledError:
+            here = asyncio.current_task()
+            if opening.cancelled() and not (here is not None and here.cancelling()):  # by aclose()
+                name = self.roster.names[index]
+                raise Unreachable(f"{name}: the connection was closed", server=name) from None
+            raise
 
     def open_soon(self, index: int) -> asyncio.Task[AsyncConnection]:
         """The task that opens the connection to a server, for all who want it."""
         opening = self._opening.get(index)
         if opening is None:
-            opening = self._opening[index] = self.hold(self._open_line(index))
+            # In a context of its own: the transport keeps the one that it is made in, with all that a caller has in it.
+            opening = self._opening[index] = self.tasks.hold(self._open_line(index), Context())
             opening.add_done_callback(lambda _: self._opening.pop(index, None))
         return opening
 
@@ -188,100 +211,69 @@ class AsyncFleet:
         except BaseException as error:
             connection.close()
             roster.versions_known.discard(index)
-            if isinstance(error, asyncio.CancelledError):  # by aclose(): who waits here has not been cancelled himself
-                raise Unreachable(f"{server.name}: the connection was closed", server=server.name) from None
             if not isinstance(error, OSError | ServerError):
                 raise
             failure = error if isinstance(error, ServerError) else translated(error, server)
             roster.failed(index, failure, refused=not connected)
             raise failure from error
+        connection.heard = False  # since it went into service
         self.lines[index] = connection
         return connection
 
-    def overdue(self, connection: AsyncConnection, unanswered: int) -> None:
-        """Nothing more is asked on that connection; the server may be marked down. Two requests that got no answer are
-        two strikes, as they are where two threads ask.
+    def overdue(self, connection: AsyncConnection, silent: bool) -> None:
+        """Nothing more is asked on that connection. Where its server was silent the next one is opened at once: should
+        that be silent too, the server is down, and only those have waited who asked before.
         """
-        if self._let_go(connection):
-            for _ in range(min(unanswered, STRIKES)):
-                late = f"{connection.name} did not answer in time"
-                self.roster.failed(connection.index, DeadlineExceeded(late, server=connection.name))
+        if self._let_go(connection) and silent:
+            late = f"{connection.name} did not answer in time"
+            self.roster.failed(connection.index, DeadlineExceeded(late, server=connection.name))
+            self.open_soon(connection.index)
 
-    def lost(self, connection: AsyncConnection) -> None:
-        """That connection is closed. Whether its server still listens, the next connect tells."""
+    def lost(self, connection: AsyncConnection, asked: bool) -> None:
+        """That connection is closed. Where it was of use before, the next connect tells whether its server still
+        listens; where it was closed upon the first thing that was ``asked``, that is held against the server.
+        """
         self._open.discard(connection)
-        self._let_go(connection)
+        if self._let_go(connection) and asked and not connection.heard:
+            error = Unreachable(f"{connection.name} closed the connection", server=connection.name)
+            self.roster.failed(connection.index, error)
 
-    def _let_go(self, connection: AsyncConnection) -> bool:
+    def _let_go(self, connection: AnyLine) -> bool:
         """Ask nothing more there; whether it was the one that is asked."""
-        if self.lines[connection.index] is not connection:
+        if self.lines[connection.index] is not connection or isinstance(connection, AsyncLoopback):
             return False
         self.lines[connection.index] = None
         self.roster.versions_known.discard(connection.index)
         return True
 
-    # -- tasks that nobody waits for ---------------------------------------------------------------------------------
-
-    def hold(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """A task for ``work``, kept until it is done: a loop itself keeps only a weak reference."""
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        for tasks in (self._tasks, self._alone, self._refreshes):
-            tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever is interested has heard of it
-
-    def leave_alone(self, task: asyncio.Task[Any]) -> None:
-        """Nobody waits for ``task`` any more, but ``aclose``."""
-        self._alone.add(task)
-
-    def refresh(self, work: Coroutine[Any, Any, Any]) -> bool:
-        """Have a refresh go on in the background; False where there is no room for one more."""
-        if len(self._refreshes) >= BACKGROUND:
-            work.close()
-            return False
-        task = self.hold(work)
-        self._refreshes.add(task)
-        self._alone.add(task)
-        return True
+    # -- the end -----------------------------------------------------------------------------------------------------
 
     def close_lines(self) -> None:
         """Close every connection, at once."""
         for connection in list(self._open):
             connection.close()
 
-    def cancel_refreshes(self) -> None:
-        """Cancel every refresh in the background; each gives its claim back."""
-        for task in list(self._refreshes):
-            task.cancel()
-
     async def aclose(self) -> None:
         """Wait up to 5 s for what goes on though nobody waits for it, end what has not ended by then, and close the
         connections. Calls that go on are not touched: they open connections again. Idempotent.
         """
-        until = self.loop.time() + EXIT_S
-        while (going := self._but_this(self._alone)) and self.loop.time() < until:
-            await asyncio.wait(going, timeout=until - self.loop.time())
-        await self._end(self._alone)
+        await self.tasks.drain(EXIT_S)
+        for opening in list(self._opening.values()):
+            opening.cancel()
+        await self._end(self.tasks.alone)
         guard, self._guard = self._guard, None
         if guard is not None:
             await guard.aclose()
 
-    def _but_this(self, tasks: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
-        return [task for task in tasks if task is not asyncio.current_task()]
-
     async def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
-        """End ``tasks``, each of which may still give a lease back, and close the connections."""
-        # A connect that is ended is not held against the server; one that is closed under its feet would be.
-        going = self._but_this({*tasks, *self._opening.values()})
-        for task in going:
-            task.cancel()
-        if going:
-            await asyncio.wait(going, timeout=self.roster.deadline_s)
+        """Wait for ``tasks`` that were cancelled, each of which may still give a lease back, and for answers with a
+        lease in them; then close the connections.
+        """
+        until = self.loop.time() + 2 * self.roster.deadline_s
+        await self.tasks.end(tasks, 2 * self.roster.deadline_s)
+        while any(connection.owes for connection in self._open) and self.loop.time() < until:
+            await asyncio.sleep(0.001)
+            await self.tasks.end(tasks, until - self.loop.time())
         self.close_lines()
         await asyncio.sleep(0)  # the transports close their sockets in the next turn
 
@@ -299,7 +291,20 @@ class AsyncFleet:
         finally:
             if self._guard is not None:  # else aclose() has seen to it
                 with suppress(asyncio.CancelledError):
-                    await self._end(self._tasks)
+                    await self._end(self.tasks.all)
+
+
+async def _heard(answer: asyncio.Future[T], patience: Patience | None) -> T:
+    """What comes; with ``patience`` also where the wait is cancelled."""
+    if patience is None:
+        return await answer
+    while True:
+        try:
+            return await unharmed(answer)
+        except asyncio.CancelledError:
+            if answer.cancelled():
+                raise
+            patience()
 
 
 @asynccontextmanager

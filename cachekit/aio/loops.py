@@ -43,7 +43,7 @@ class Loops:
         """Have every loop cancel what goes on in its background; waits for nothing, and may be called outside them."""
         for loop, fleet in list(self.fleets.items()):
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(fleet.cancel_refreshes)
+                loop.call_soon_threadsafe(fleet.tasks.cancel_refreshes)
 
     def __del__(self) -> None:
         # The cache was dropped without ``aclose``; its loops would keep the connections as long as they run.

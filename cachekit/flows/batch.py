@@ -16,6 +16,7 @@ An id that the loader leaves out is absent: that is stored too, as a note, and `
 
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from itertools import chain
 from typing import Any, Final
 
@@ -151,7 +152,12 @@ class _Window:
         requests = [read(jobs[position].key, env.token, env.number(server)) for position in lot]
         parts = [cut(request, 1 + env.groups) for request in requests]
         request = b"".join([*(own for own, _ in parts), parts[-1][1]])
-        return Exchange(server, request, len(lot) + env.groups, env.token, retry=True)
+        lost = partial(self._read_lost, lot)
+        return Exchange(server, request, len(lot) + env.groups, env.token, retry=True, lost=lost)
+
+    def _read_lost(self, lot: list[int]) -> None:
+        for position in lot:
+            self.env.read_lost(self.jobs[position].key)
 
     def _lost(self, lot: list[int], error: ServerError) -> None:
         """A server did not answer: it costs its own keys, and no others."""

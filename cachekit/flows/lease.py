@@ -2,6 +2,7 @@
 
 # Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from cachekit.env import Env, Job
@@ -64,7 +65,8 @@ def read(job: Job, env: Env) -> Exchange:
     """Ask for the value, its generations, and the lease where there is no value."""
     opaque = env.opaque()
     request = job.recipe.read(job.key, opaque, env.number(job.server))
-    return Exchange(job.server, request, 1 + len(job.recipe.generations), opaque, retry=True)
+    expected, lost = 1 + len(job.recipe.generations), partial(env.read_lost, job.key)
+    return Exchange(job.server, request, expected, opaque, retry=True, lost=lost)
 
 
 def claim(job: Job, env: Env) -> Exchange:

@@ -274,7 +274,16 @@ class Together:
             last = last or behind
         expected += self._env.groups if last else 0
         request = b"".join([*parts, last])
-        return Exchange(lot[0], request, expected, self._env.token, retry=lot[2], held_since=lot[1])
+        lost = [strand.op.lost for strand in batch if strand.op.lost is not None]
+        return Exchange(
+            lot[0],
+            request,
+            expected,
+            self._env.token,
+            retry=lot[2],
+            held_since=lot[1],
+            lost=partial(_tell_all, lost) if lost else None,
+        )
 
     def _answer(self, batch: list[Strand], outcome: Replies) -> None:
         """Give each flow its own replies, and those for the generations."""
@@ -376,6 +385,11 @@ class Together:
             if landed is not False or strand.until <= now:
                 ready.append((strand, landed))
         return ready
+
+
+def _tell_all(lost: list[Callable[[], None]]) -> None:
+    for tell in lost:
+        tell()
 
 
 def _own(error: BaseException) -> BaseException:

@@ -114,7 +114,7 @@ class Patience(Caller):
             age_s = max(lease_age_s(reply, job.recipe.stub_s) - 1, age_s)
         if generations is None:
             return None
-        lost = header is None and env.lost_with(job.key, lease_age_s(reply, job.recipe.stub_s))
+        lost = env.lost_with(job.key, lease_age_s(reply, job.recipe.stub_s) if header is None else None)
         if age_s < max(job.recipe.lease_s, 3 * delta_s) and not lost:
             return None
         # A run that outlasts the lease outlasts its heirs' leases too; so each of those is longer than the one before.

@@ -80,10 +80,10 @@ class Fleet(Roster):
         if index not in self.versions_known:
             try:
                 (reply,) = connection.exchange(b"version\r\n", 1)
+                self.note_version(index, reply)
             except ServerError as error:
                 self.failed(index, error)
                 raise
-            self.note_version(index, reply)
         return connection
 
     def exchange(self, op: Exchange) -> Replies:
@@ -94,6 +94,8 @@ class Fleet(Roster):
             # The server may have closed a connection that lay idle. Nothing that is asked with ``retry`` changes twice.
             if not op.retry or not self.health[op.server].up:
                 raise
+            if op.lost is not None:
+                op.lost()
             self.drop(op.server)
             replies, sent_at = self.converse(op.server, op.request, op.expected, op.opaque, fits=op.fits)
         return Replies(replies[op.skip :] if op.skip else replies, sent_at)

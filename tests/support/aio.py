@@ -133,14 +133,14 @@ class Line:
             self.connection.buffer_updated(length)
             at += length
 
-    def overdue(self, connection: AsyncConnection, unanswered: int) -> None:
-        self.events.append(("overdue", unanswered))
+    def overdue(self, connection: AsyncConnection, silent: bool) -> None:
+        self.events.append(("overdue", silent))
 
     def broken(self, connection: AsyncConnection, error: ProtocolError) -> None:
         connection.abort(error)
         self.events.append(("broken", type(error)))
 
-    def lost(self, connection: AsyncConnection) -> None:
+    def lost(self, connection: AsyncConnection, asked: bool) -> None:
         self.events.append(("lost", None))
 
 
