@@ -527,11 +527,12 @@ class TestDemo:
 
     def test_servers(self, cachekit: Callable[..., Outcome], servers3: Servers) -> None:
         """On real servers the crowd comes from several processes, and still one of them runs the function."""
-        before = sum(int(server.stats()["curr_items"]) for server in servers3)
+        before = sum(int(server.stats()["total_items"]) for server in servers3)
         code, out, _ = cachekit("demo", "--quick", "--servers", url_of(*servers3))
         assert code == 0
         assert "6 callers; the function ran once" in out
-        assert sum(int(server.stats()["curr_items"]) for server in servers3) > before
+        # All that was ever stored there: what other tests left is cleared away behind our back.
+        assert sum(int(server.stats()["total_items"]) for server in servers3) > before
 
     def test_begins_cold(self, cachekit: Callable[..., Outcome], server: Memcached) -> None:
         """A second demo on the same servers is not served what the first one left."""
