@@ -44,6 +44,9 @@ class AsyncCall(Call[Coroutine[Any, Any, R]], Generic[R]):
 class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
     """An ``async def`` whose results are kept; made by ``@cache``. Awaiting a call gives the stored result or runs the
     function, in the running event loop.
+
+    Raises what the function raises; and where the call stands, before the await, ``TypeError`` for arguments that don't
+    fit and ``UnkeyableError`` for those that can't be keyed. Verbs raise these when they are awaited.
     """
 
     __code__: CodeType

@@ -215,7 +215,8 @@ class Cache(Verbs):
         Args:
             ttl: how long a result is fresh, 300 s by default; see ``Policy``.
             stale: how long after that it may still be served while one caller refreshes it, 0 by default.
-            refresh: ``"inline"``, the default: that caller runs the function himself; ``"background"``: a thread.
+            refresh: ``"inline"``, the default: that caller runs the function himself; ``"background"``: a thread, or a
+                task for an ``async def``.
             key: what tells two calls apart instead of all arguments: a template ``"user:{user_id}"`` or a callable of
                 the arguments.
             ignore: names of arguments that make no difference.
@@ -226,7 +227,8 @@ class Cache(Verbs):
             cache_if: a predicate on the result; false: it is returned and not stored.
             policy: a ``Policy`` for what is not said here.
 
-        Raises ``ConfigurationError`` (a ``ValueError``) for options that can't mean anything.
+        An ``async def`` stays one, and its verbs are coroutines. Raises ``ConfigurationError`` (a ``ValueError``) for
+        options that can't mean anything, and for generators.
         """
         unknown = [name for name in options if name not in OPTIONS]
         if unknown:
@@ -367,8 +369,9 @@ class Cache(Verbs):
             fleet.close()
 
     async def aclose(self) -> None:
-        """Wait up to 5 s for refreshes in the background, of this event loop and of threads, and close the connections
-        of this loop and this thread. Idempotent; a later use, and calls that go on, open connections again.
+        """Wait up to 5 s for refreshes in the background, of this event loop and of threads, and for runs that their
+        callers have left; cancel what is not done by then in this loop, and close the connections of this loop and this
+        thread. Idempotent; a later use, and calls that go on, open connections again.
         """
         if "_loops" in self.__dict__:
             await self._loops.aclose()

@@ -278,9 +278,10 @@ class AsyncConnection(asyncio.BufferedProtocol):
                 whole = data[begin:at] if begin or not seen else bytes(self._view[:seen]) + data[:at]
                 begin = at
                 self._hand(answer, whole)
-            else:
+            elif answer.left:
                 for read, told in answer.left:
                     self._hand(read, told)
+                answer.left.clear()  # they refer to the group, which refers to them
         self._at, self._left = seen + at, left
         if at < len(data) and not slots and not self.closed:  # before who waits for room is sent, and could be meant
             raise ProtocolError("more was sent than was asked for")

@@ -72,7 +72,7 @@ class Drive:
 
     def __init__(self, flow: Flow[Any], fleet: AsyncFleet, *, patient: bool = True) -> None:
         self._flow, self._fleet = flow, fleet
-        self._patience = self._be_patient if patient else None
+        self._patient = patient
         self.left = self._begun = self._cancelled = False
         self._talking = True  # before its first op it holds what it was begun with, a lease perhaps
         self._frame: Filling | None = None
@@ -103,10 +103,11 @@ class Drive:
             op = error = None  # an exception that refers to this frame, which refers to it, waits for the collector
 
     async def _perform(self, op: Op) -> Any:
-        if isinstance(op, Exchange):
-            return await self._fleet.exchange(op, self._patience)
-        if isinstance(op, Gather):
-            return await self._fleet.gather(op.exchanges, self._patience)
+        if isinstance(op, Exchange | Gather):
+            patience = self._be_patient if self._patient else None
+            if isinstance(op, Exchange):
+                return await self._fleet.exchange(op, patience)
+            return await self._fleet.gather(op.exchanges, patience)
         if isinstance(op, Compute):
             return await self._compute(op)
         return await _OTHERS[type(op)](op, self._fleet)
