@@ -41,8 +41,14 @@ class AsyncBatchFunction(Loader[K, V, P]):
         super().__init__(one, binds, owner)
         pose(self, one.uncached)
 
-    def __call__(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, dict[K, V]]:
-        return self._found(self._asked(ids, args, kwargs), batch)
+    if TYPE_CHECKING:
+
+        async def __call__(self, ids: Iterable[K], /, *args: P.args, **kwargs: P.kwargs) -> dict[K, V]: ...
+
+    else:
+
+        def __call__(self, ids, /, *args, **kwargs):
+            return self._found(self._asked(ids, args, kwargs), batch)
 
     # -- the entries of some ids -------------------------------------------------------------------------------------
 

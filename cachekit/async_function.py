@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -40,6 +40,14 @@ T = TypeVar("T")
 class AsyncCall(Call[Coroutine[Any, Any, R]], Generic[R]):
     """One call of a cached ``async def``, with its arguments bound but not yet made: ``await call()`` makes it."""
 
+    def __await__(self) -> Generator[Any, None, R]:
+        # Kind to who forgets the parentheses: it can mean nothing else.
+        return self().__await__()
+
+    if TYPE_CHECKING:
+
+        async def __call__(self) -> R: ...
+
 
 class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
     """An ``async def`` whose results are kept; made by ``@cache``. Awaiting a call gives the stored result or runs the
@@ -59,10 +67,16 @@ class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
         super().__init__(cache, function, keys, policy)
         pose(self, function)
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        if self._cache.off and self._cache.is_disabled():
-            return self._function(*args, **kwargs)
-        return self._read(self._make(*args, **kwargs), self._function, args, kwargs)  # type: ignore[no-any-return]
+    if TYPE_CHECKING:  # to mypy the Any of a spelled-out Coroutine[Any, …] is ambiguous in ``asyncio.gather``
+
+        async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    else:
+
+        def __call__(self, /, *args, **kwargs):
+            if self._cache.off and self._cache.is_disabled():
+                return self._function(*args, **kwargs)
+            return self._read(self._make(*args, **kwargs), self._function, args, kwargs)
 
     # -- one entry ---------------------------------------------------------------------------------------------------
 
@@ -117,9 +131,10 @@ class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
         Raises ``ConfigurationError`` for anything but calls that this function's ``bind`` made, and what the function
         raises: the runs that go on are cancelled then.
         """
-        wanted, keys = self._own(calls)
+        wanted = self._own(calls)
         if not wanted or self._cache.is_disabled():
             return list(await asyncio.gather(*(call() for call in wanted)))
+        keys = self._keys_of(wanted)
         if self._ready().ttl == 0:
             runs = [self._job(key, call.args, call.kwargs) for key, call in zip(keys, wanted, strict=True)]
             return await self._drive(_side_by_side(runs, self._cache._env))
@@ -151,13 +166,13 @@ class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
-    async def _first_read(self, key: bytes, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _first_read(self, key: bytes, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         # What only a call needs is loaded by the first one, and not by who decorates (docs/design/imports.md).
         from cachekit.aio.reader import reader  # noqa: PLC0415
 
         with self._cache._lock:  # cachekit.testing may be putting another server under it
-            read = self._read = reader(self._ready(), self._cache._loops, self._cache._env)
-        return await read(key, function, args, kwargs)
+            self._read = reader(self._ready(), self._cache._loops, self._cache._env, self.__qualname__)
+        return self._read(key, function, args, kwargs)
 
     async def _tell(self, key: bytes, request: Request) -> bool:
         return await self._drive(tell(self._entry(key), self._cache._env, request))
@@ -206,8 +221,14 @@ if TYPE_CHECKING:
 class AsyncBoundFunction(Bound["AsyncCachedFunction[..., R]", P, Coroutine[Any, Any, R]], Generic[P, R]):
     """A cached async method of one object (or class): the function's verbs, with that object put first."""
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        return self.__func__(self.__self__, *args, **kwargs)
+    if TYPE_CHECKING:
+
+        async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    else:
+
+        def __call__(self, /, *args, **kwargs):
+            return self.__func__(self.__self__, *args, **kwargs)
 
     async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """See ``AsyncCachedFunction.invalidate``."""

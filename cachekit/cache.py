@@ -6,6 +6,7 @@ and say later, once, where the servers are.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -98,8 +99,6 @@ class Cache(Verbs):
     """
 
     _loops: Loops
-    aio: AsyncVerbs
-    """The direct verbs as coroutines."""
 
     def __init__(
         self,
@@ -128,6 +127,13 @@ class Cache(Verbs):
         _caches.add(self)
         if os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0"):
             self.off = 1
+
+    @functools.cached_property
+    def aio(self) -> AsyncVerbs:
+        """The direct verbs as coroutines: ``await cache.aio.get("greeting")``."""
+        from cachekit.aio.client import AsyncVerbs  # noqa: PLC0415 - threads need no asyncio
+
+        return AsyncVerbs(self)
 
     def configure(self, url: str | Iterable[str | Server] | None = None, *, policy: Policy | None = None) -> None:
         """Say where the servers are, and what policy holds, before the first use: for application factories.
@@ -402,10 +408,6 @@ class Cache(Verbs):
 
     def __getattr__(self, name: str) -> Any:
         # Asked only for what is not there yet: the first use makes it, and every later one finds it at no cost.
-        if name == "aio":
-            from cachekit.aio.client import AsyncVerbs  # noqa: PLC0415 - threads need no asyncio
-
-            return self.__dict__.setdefault("aio", AsyncVerbs(self))
         if name not in _MADE_AT_FIRST_USE:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         with self._lock:

@@ -215,6 +215,12 @@ def check_token(token: int) -> None:
         raise RequestError(f"cas token {token!r}: the second value that gets() returned")
 
 
+def check_function(compute: object) -> None:
+    """Raise ``TypeError`` for what ``get_or_set`` can't call."""
+    if not callable(compute):
+        raise TypeError("get_or_set takes a function, not what it returns: pass fetch, or lambda: fetch(1)")
+
+
 def check_counts(delta: int, initial: int | None) -> None:
     """Raise ``RequestError`` for what no counter takes."""
     for number in (delta, 0 if initial is None else initial):

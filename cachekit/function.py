@@ -116,12 +116,15 @@ class Decorated(Generic[P, R]):
         compute = functools.partial(self._function, *args, **kwargs)
         return Job(self._ready(), key, self._cache._fleet.ring.index(key), compute)
 
-    def _own(self, calls: Iterable[Call[Any]]) -> tuple[list[Call[Any]], list[bytes]]:
-        """The calls for ``many``, and their keys. Raises ``ConfigurationError`` for those of others."""
+    def _own(self, calls: Iterable[Call[Any]]) -> list[Call[Any]]:
+        """The calls for ``many``. Raises ``ConfigurationError`` for those of others."""
         wanted = list(calls)
         if any(getattr(call, "function", None) is not self for call in wanted):
             raise ConfigurationError(f"{self._keys.name}.many() takes calls made by its own bind() only")
-        return wanted, [self._make(*call.args, **call.kwargs) for call in wanted]
+        return wanted
+
+    def _keys_of(self, calls: list[Call[Any]]) -> list[bytes]:
+        return [self._make(*call.args, **call.kwargs) for call in calls]
 
     def _jobs(self, wanted: list[Call[Any]], keys: list[bytes]) -> dict[bytes, Job]:
         """What ``many`` is to do, each key once."""
@@ -202,9 +205,10 @@ class CachedFunction(Decorated[P, R]):
         Raises ``ConfigurationError`` for anything but calls that this function's ``bind`` made, and what the function
         raises.
         """
-        wanted, keys = self._own(calls)
+        wanted = self._own(calls)
         if not wanted or self._cache.is_disabled() or self._ready().ttl == 0:
             return [call() for call in wanted]
+        keys = self._keys_of(wanted)
         from cachekit.flows.many import many  # noqa: PLC0415 - see _first_read
 
         jobs = self._jobs(wanted, keys)

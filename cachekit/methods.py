@@ -5,8 +5,8 @@ All of it leans on the function's own verbs, so that nothing here knows how thos
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from cachekit.tally import Info
@@ -45,9 +45,15 @@ class Bound(Generic[F, P, R]):
     def __init__(self, function: F, owner: Any) -> None:
         self.__func__ = function
         self.__self__ = owner
-        self.__wrapped__ = functools.partial(function.uncached, owner)
+        self.__wrapped__: Callable[P, R] = MethodType(function.uncached, owner)
         self.__name__: str = function.__name__
         self.__doc__ = function.__doc__
+
+    def __getattr__(self, name: str) -> Any:
+        # What tools ask of a function: a bound method has all of it.
+        if name in ("__qualname__", "__annotations__", "__globals__"):
+            return getattr(self.__func__, name)
+        raise AttributeError(name)
 
     def key(self, /, *args: P.args, **kwargs: P.kwargs) -> Key:
         """See ``CachedFunction.key``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from functools import lru_cache
 
@@ -27,4 +28,5 @@ def translated(error: OSError, server: Server) -> ServerError:
         return DeadlineExceeded(f"{server.name} did not answer in time", server=server.name)
     if isinstance(error, ssl.SSLError):
         return Unreachable(f"{server.name}: TLS failed: {error.reason or error}", server=server.name)
-    return Unreachable(f"{server.name} can't be reached: {error.strerror or error}", server=server.name)
+    said = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+    return Unreachable(f"{server.name} can't be reached: {said}", server=server.name)

@@ -55,7 +55,7 @@ async def warm(tasks: int, values: int, each: int) -> None:
     await asyncio.gather(*(ask(first) for first in range(tasks)))
     seconds = time.perf_counter() - began
     print(f"\n2  the same {tasks} tasks, {each} calls each")
-    print(f"   the function ran {report.info().fills - before} times, {tasks * each / seconds:,.0f} hits per second")
+    print(f"   the function ran {report.info().fills - before} times, {tasks * each / seconds:,.0f} calls per second")
 
 
 async def cancelled(others: int) -> None:

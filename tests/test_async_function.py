@@ -8,8 +8,11 @@ import functools
 import inspect
 import pickle
 import threading
+import typing
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 from support.memcached import start_memcached
@@ -643,3 +646,56 @@ def test_async_generators_are_refused() -> None:
             cache(wrong)
         with pytest.raises(ConfigurationError, match="async generator"):
             cache.batch(wrong)
+
+
+def test_a_forgotten_await_names_the_function() -> None:
+    """The warning of Python speaks of the user's function, at its first call and later, and so does a task."""
+    cache = Cache("memory:")
+
+    @cache
+    async def report(n: int) -> int:
+        return n
+
+    async def main() -> None:
+        for _ in range(2):
+            report(1).close()
+            assert "report" in repr(report(1))
+            assert await report.bind(1) == await report.bind(1)() == 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        asyncio.run(main())
+
+
+def test_what_is_no_function_is_told_at_once() -> None:
+    """``get_or_set`` is given a function, not what it returns."""
+    cache = Cache("memory:")
+    with pytest.raises(TypeError, match="takes a function"):
+        asyncio.run(cache.aio.get_or_set("k", 5))  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="takes a function"):
+        cache.get_or_set("k", 5)  # type: ignore[arg-type]
+
+
+def test_a_bound_method_is_a_function_to_its_tools() -> None:
+    """Type hints, the qualified name and the unwrapped function can be asked of it."""
+    cache = Cache("memory:")
+
+    class Shop:
+        @cache(ignore=("self",))
+        async def price(self, item: int) -> float:
+            return item * 1.5
+
+        @cache(ignore=("self",))
+        def weight(self, item: int) -> float:
+            return item * 0.5
+
+    for method in (Shop().price, Shop().weight):
+        assert typing.get_type_hints(method) == {"item": int, "return": float}
+        assert method.__qualname__.endswith(f"Shop.{method.__name__}")
+        assert inspect.unwrap(method).__globals__ is globals()
+
+
+def test_a_mock_of_a_cache_has_its_coroutines() -> None:
+    """``cache.aio`` can be seen on the class."""
+    assert mock.Mock(spec=Cache).aio is not None
+    assert "coroutines" in (Cache.aio.__doc__ or "")

@@ -61,7 +61,7 @@ def test_async_fleet() -> None:
     done = run("async_fleet.py")
     assert (done.returncode, done.stderr) == (0, "")
     assert figures(done.stdout) == [10, 0, 1, 10]
-    assert "hits per second" in done.stdout
+    assert "calls per second" in done.stdout
 
 
 def test_async_fleet_on_servers(fresh_servers3: Servers) -> None:

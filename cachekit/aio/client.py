@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from zlib import crc32
 
 from cachekit.aio.drive import run, run_here
-from cachekit.direct import check_token
+from cachekit.direct import check_function, check_token
 from cachekit.errors import CacheError, Unreachable
 from cachekit.flows import direct as flows
 from cachekit.keys import wire_key
@@ -147,6 +147,7 @@ class AsyncVerbs:
 
         However many tasks and processes ask at once, one of them runs ``compute`` and the others wait for it.
         """
+        check_function(compute)
         flow = flows.get_or_set(self._cache, key, partial(_computed, compute), ttl)
         return await run(flow, self._cache._loops.here())
 

@@ -65,15 +65,15 @@ when it was asked (monotonic seconds), and how many bytes it had where that coun
 class Owner(Protocol):
     """Who is told what becomes of a connection."""
 
-    def overdue(self, connection: AsyncConnection, silent: bool) -> None:
+    def overdue(self, connection: AsyncConnection, silent: bool, /) -> None:
         """A deadline has passed, and nothing more should be asked here. ``silent``: the server said nothing at all, so
         it is not only slow.
         """
 
-    def broken(self, connection: AsyncConnection, error: ProtocolError) -> None:
+    def broken(self, connection: AsyncConnection, error: ProtocolError, /) -> None:
         """What came makes no sense: close the connection with ``error``."""
 
-    def lost(self, connection: AsyncConnection, asked: bool) -> None:
+    def lost(self, connection: AsyncConnection, asked: bool, /) -> None:
         """The connection is closed. ``asked``: something was that got no answer."""
 
 
@@ -190,7 +190,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
             self._look_after(self._turn_at)
         if since:
             # He has waited for the connection. That his time is up early says nothing of the server.
-            left_s = since + self.deadline_s - _monotonic()
+            left_s = max(self.deadline_s / 10, since + self.deadline_s - _monotonic())
             self._loop.call_later(left_s, self._give_up, answer, context=self._context)
 
     @property

@@ -129,20 +129,22 @@ class Drive:
             op.frame.notes.over = True
             FILLING.reset(token)
             self._frame = None
+            if self.left:
+                self._stand_alone()
             if self._ended is not None and not self._ended.done():
                 self._ended.set_result(None)
 
     async def leave(self, task: asyncio.Task[Any]) -> None:
         """The caller has been cancelled. Returns when the function runs no more, or runs for others."""
         self.left = True
+        if self._frame is not None and self._wanted():
+            for flight in _flights(self._frame):
+                flight.on_deserted = self._deserted(task)
+            return
         self._fleet.tasks.alone.add(task)
         if self._frame is None:
             if not self._talking:
                 task.cancel()
-            return
-        if self._wanted():
-            for flight in _flights(self._frame):
-                flight.on_deserted = self._deserted(task)
             return
         self._ended = self._fleet.loop.create_future()
         task.cancel()
@@ -153,6 +155,12 @@ class Drive:
                 if not self._ended.done():
                     task.cancel()
 
+    def _stand_alone(self) -> None:
+        """Those who wanted the result have it soon; for what is still to be stored only ``aclose`` waits."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._fleet.tasks.alone.add(task)
+
     def _wanted(self) -> bool:
         """Whether somebody in this process waits for the run."""
         return self._frame is not None and any(flight.awaited for flight in _flights(self._frame))
@@ -160,6 +168,7 @@ class Drive:
     def _deserted(self, task: asyncio.Task[Any]) -> Callable[[], None]:
         def cancel() -> None:
             if self._frame is not None and not self._wanted():
+                self._fleet.tasks.alone.add(task)
                 task.cancel()
 
         return lambda: _in(self._fleet.loop, cancel)

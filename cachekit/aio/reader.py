@@ -33,14 +33,17 @@ computed one.
 """
 
 
-def reader(recipe: Recipe, loops: Loops, env: Env) -> Reader:
-    """The hit path of the coroutine function whose entries ``recipe`` describes."""
+def reader(recipe: Recipe, loops: Loops, env: Env, name: str) -> Reader:
+    """The hit path of the coroutine function ``name``, whose entries ``recipe`` describes."""
     slow = _SlowPath(recipe, loops, env)
     if recipe.ttl == 0:
         return slow.uncached
     if not recipe.enveloped or len(recipe.generations) > 1:
         return slow.from_the_start
-    return _under_a_generation(slow) if recipe.generations else _under_none(slow)
+    read = _under_a_generation(slow) if recipe.generations else _under_none(slow)
+    # Its coroutines bear the user's name in the warning about a forgotten await, and in what a task shows of itself.
+    read.__name__ = read.__qualname__ = name
+    return read
 
 
 def _under_a_generation(slow: _SlowPath) -> Reader:

@@ -75,6 +75,8 @@ def _text_reason(value: Any) -> str | None:
 
 def _class_reason(value: object, kind: type, known: Known) -> str | None:
     carrier = known.by_type(kind)
+    if carrier is None and kind.__name__ == "coroutine":
+        return "a coroutine is no value: await it first"
     if carrier is None:
         return (
             "this class is neither in the function's return annotation nor registered, or can't be rebuilt without "

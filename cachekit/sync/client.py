@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from cachekit import meta
-from cachekit.direct import REPLACING, Direct, Harvest, check_token
+from cachekit.direct import REPLACING, Direct, Harvest, check_function, check_token
 from cachekit.errors import CacheError, Refused, ServerError, Unreachable
 from cachekit.flows import direct as flows
 from cachekit.keys import wire_key
@@ -153,6 +153,7 @@ class Verbs(Direct):
 
         However many processes ask at once, one of them runs ``compute`` and the others wait for it.
         """
+        check_function(compute)
         value: T = run(flows.get_or_set(self, key, compute, ttl), self._fleet)
         return value
 

@@ -8,6 +8,7 @@ Checked by mypy --strict and pyright (``make types``), never run; see ``function
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_type
@@ -284,3 +285,20 @@ def what_is_no_loader_is_refused() -> None:
 
     cache.batch(one)  # type: ignore[arg-type]
     cache.batch(lists)  # type: ignore[arg-type]
+
+
+async def several_at_once() -> None:
+    """Calls of different functions keep their own types beside one another."""
+
+    @cache
+    async def number(n: int) -> int:
+        return n
+
+    @cache
+    async def text(n: int) -> str:
+        return str(n)
+
+    assert_type(await asyncio.gather(number(1), text(2)), tuple[int, str])
+    assert_type(await cache.aio.get_or_set("k", lambda: number(1)), int)
+    assert_type(await number.bind(1), int)
+    assert_type(await number.bind(1)(), int)
