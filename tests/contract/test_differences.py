@@ -24,8 +24,10 @@ and of event loops alone::
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -36,6 +38,8 @@ from support.targets import Make
 from support.threads import LIMIT_S, Outcome, eventually
 
 from cachekit import Cache, RequestError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -295,3 +299,16 @@ def test_who_closes_what(real: Cache, running: LoopShell) -> None:
     running.call(real.aclose)
     assert [line for line in lines if line is not None and not line.closed and line.name != "memory:"] == []
     assert running.call(real.aio.get, "k") == 1
+
+
+def test_the_docs_name_every_difference() -> None:
+    """What is tested in some shells alone is said on the page about asyncio, in the same words."""
+    page = (ROOT / "docs/explanation/asyncio.md").read_text()
+    reasons: list[str] = []
+    for module in sorted((ROOT / "tests/contract").glob("*.py")):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "only":
+                (reason,) = (keyword.value for keyword in node.keywords if keyword.arg == "reason")
+                reasons.append(ast.literal_eval(reason))
+    assert len(reasons) > 10
+    assert [reason for reason in reasons if reason not in page] == []

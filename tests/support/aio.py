@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import strategies as st
 
 from cachekit.aio import connection as module
 from cachekit.aio import fleet
@@ -217,3 +218,39 @@ async def listening(
         for peer in listener.peers:
             peer.transport.abort()
         await asyncio.sleep(0)
+
+
+# -- replies ----------------------------------------------------------------------------------------------------------
+
+TRAPS = [b"", b"x", b"\r\n", b"\r\nEND\r\n", b"VA 5 f0\r\nhello\r\n", b"VALUE k 0 3\r\nabc\r\nEND\r\n", b"HD\r\n" * 3]
+"""Values that look like replies."""
+
+
+def value(data: bytes, tail: bytes = b" f0 c1 O7") -> bytes:
+    """A meta reply with ``data``."""
+    return b"VA %d%b\r\n%b\r\n" % (len(data), tail, data)
+
+
+def classic(*values: bytes, cas: bytes = b"") -> bytes:
+    """The answer to a classic read of so many keys."""
+    lines = [b"VALUE k%d 0 %d%b\r\n%b\r\n" % (at, len(data), cas, data) for at, data in enumerate(values)]
+    return b"".join(lines) + b"END\r\n"
+
+
+def error_of(answer: asyncio.Future[bytes]) -> type[BaseException] | None:
+    """The type of the error in a future that must be done."""
+    assert answer.done()
+    error = answer.exception()
+    return None if error is None else type(error)
+
+
+DATA = st.sampled_from(TRAPS) | st.binary(max_size=40)
+META = st.one_of(
+    st.sampled_from(
+        [b"HD\r\n", b"HD c5 O7 W\r\n", b"EN\r\n", b"NF O3\r\n", b"MN\r\n", b"VERSION 1.6.18\r\n", b"5\r\n"]
+    ),
+    st.sampled_from([b"ME k exp=-1 la=0 cas=3 fetch=no cls=1 size=63\r\n", b"SERVER_ERROR out of memory\r\n"]),
+    st.builds(value, DATA),
+    st.builds(value, DATA, st.just(b"")),
+)
+"""What one meta reply may look like; ``DATA``: what a value may hold."""

@@ -1,7 +1,7 @@
 """What a hundred requests cost one server, by the way they are put; and one write a turn against one a request.
 
-Run from the project's root: ``python docs/design/asyncio/pipelining.py``. Needs memcached. Linux: the server's own time is read
-from /proc. Rounds of all ways are interleaved; each line is the median of the rounds.
+Run from the project's root: ``python docs/design/asyncio/pipelining.py``. Needs memcached, and Linux: the server's own
+time is read from /proc. Rounds of all ways are interleaved; each line is the median of the rounds.
 """
 
 from __future__ import annotations
