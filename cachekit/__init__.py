@@ -28,7 +28,6 @@ from cachekit.errors import (
     UnkeyableError,
     Unreachable,
 )
-from cachekit.flows.look import Explanation
 from cachekit.function import CachedFunction, Call
 from cachekit.policy import Policy
 from cachekit.servers import Server, Tls
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from cachekit.async_batch import AsyncBatchFunction
     from cachekit.async_function import AsyncCachedFunction, AsyncCall
     from cachekit.batch import BatchFunction
+    from cachekit.flows.look import Explanation
 
 __version__ = "0.1.0"
 
@@ -79,6 +79,7 @@ __all__ = [
 
 
 _WHERE = {
+    "Explanation": "flows.look",
     "AsyncBatchFunction": "async_batch",
     "AsyncCachedFunction": "async_function",
     "AsyncCall": "async_function",

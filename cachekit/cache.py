@@ -26,7 +26,6 @@ from cachekit.frozen import Frozen
 from cachekit.function import CachedFunction, CachedStaticMethod, Decorated
 from cachekit.hooks import Hooks
 from cachekit.keys import check_prefix, wire_key
-from cachekit.methods import CachedClassMethod, TakesClass, Unsaid
 from cachekit.policy import DEFAULTS, Policy, terms_of
 from cachekit.recipe import Recipe
 from cachekit.servers import Options, Server, Target
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from cachekit.batch import BatchDecorator, BatchFunction, BatchMethod
     from cachekit.function import CachedClassFunction
     from cachekit.keys.compile import KeyMaker
+    from cachekit.methods import CachedClassMethod, TakesClass, Unsaid
     from cachekit.testing.clock import ManualClock
 
 P = ParamSpec("P")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from cachekit.checks import contradiction
 from cachekit.errors import ConfigurationError
 from cachekit.function import CachedFunction, CachedStaticMethod
-from cachekit.methods import CachedClassMethod, TakesClass, Unsaid
 from cachekit.policy import DEFAULTS, Policy
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from cachekit.cache import Cache
     from cachekit.function import CachedClassFunction
     from cachekit.keys.compile import KeyMaker
+    from cachekit.methods import CachedClassMethod, TakesClass, Unsaid
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,7 +78,7 @@ class Decorator:
         plain: Any
         static: Any
         of_class: Any
-        plain, static, of_class = CachedFunction, CachedStaticMethod, CachedClassMethod
+        plain, static, of_class = CachedFunction, CachedStaticMethod, _class_method
         if is_async(inner):
             from cachekit import async_function as kinds  # noqa: PLC0415 - it brings asyncio
 
@@ -123,6 +123,12 @@ def _is_any(function: Any, kind: Callable[[Any], bool]) -> bool:
     while isinstance(function, partial):
         function = function.func
     return kind(function) or (not isinstance(function, type) and kind(type(function).__call__))
+
+
+def _class_method(cached: Any) -> Any:
+    from cachekit.methods import CachedClassMethod  # noqa: PLC0415 - few programs have one (docs/design/imports.md)
+
+    return CachedClassMethod(cached)
 
 
 def meant(option: str, known: tuple[str, ...] = OPTIONS) -> str:

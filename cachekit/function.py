@@ -16,10 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 from cachekit.env import Job
 from cachekit.errors import ConfigurationError
-from cachekit.flows.look import Explanation, explain, stored
-from cachekit.flows.tell import Request, removal, tell, tell_every_server
 from cachekit.frozen import Frozen
-from cachekit.methods import BoundFunction
 from cachekit.policy import Policy
 from cachekit.recipe import Recipe
 from cachekit.sync.drive import run
@@ -28,7 +25,10 @@ from cachekit.types import MISS, Key, Miss
 
 if TYPE_CHECKING:
     from cachekit.cache import Cache
+    from cachekit.flows.look import Explanation
+    from cachekit.flows.tell import Request
     from cachekit.keys.compile import KeyMaker
+    from cachekit.methods import BoundFunction
     from cachekit.sync.reader import Reader
 
 P = ParamSpec("P")
@@ -51,6 +51,13 @@ class Call(Frozen, Generic[R]):
 
     def __call__(self) -> R:
         return self.function(*self.args, **self.kwargs)
+
+
+@functools.cache
+def _bound() -> type[BoundFunction[Any, Any]]:
+    from cachekit.methods import BoundFunction  # noqa: PLC0415 - few programs have methods (docs/design/imports.md)
+
+    return BoundFunction
 
 
 class Decorated(Generic[P, R]):
@@ -158,6 +165,8 @@ class CachedFunction(Decorated[P, R]):
         True once its server has acknowledged: from then no caller anywhere gets a value computed before. False: the
         server could not be asked, and the entry may still be served until its ttl ends.
         """
+        from cachekit.flows.tell import removal  # noqa: PLC0415 - see _first_read
+
         return self._tell(self._make(*args, **kwargs), removal)
 
     def expire(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
@@ -183,12 +192,16 @@ class CachedFunction(Decorated[P, R]):
         Raises the failure where one is stored (``Policy(errors=…)``).
         """
         job = self._entry(self._make(*args, **kwargs))
+        from cachekit.flows.look import stored  # noqa: PLC0415 - see _first_read
+
         found = run(stored([job], self._cache._env), self._cache._fleet).get(job.key)
         return MISS if found is None else found.get()
 
     def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Where this call's entry is, how old, how large, and why it would or would not be served. Changes nothing."""
         job = self._entry(self._make(*args, **kwargs))
+        from cachekit.flows.look import explain  # noqa: PLC0415 - see _first_read
+
         return run(explain(job, self._cache._env), self._cache._fleet)
 
     # -- many entries ------------------------------------------------------------------------------------------------
@@ -222,6 +235,8 @@ class CachedFunction(Decorated[P, R]):
         True once every server has acknowledged; False: at least one could not be asked. Raises ``ConfigurationError``
         where the policy says ``group=False``.
         """
+        from cachekit.flows.tell import tell_every_server  # noqa: PLC0415 - see _first_read
+
         return run(tell_every_server(self._grouped(), self._cache._env), self._cache._fleet)
 
     # -- being a method ----------------------------------------------------------------------------------------------
@@ -235,7 +250,7 @@ class CachedFunction(Decorated[P, R]):
     @overload
     def __get__(self, instance: object, owner: type | None = None, /) -> CachedFunction[P, R]: ...
     def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
-        return self if instance is None else BoundFunction(self, instance)
+        return self if instance is None else _bound()(self, instance)
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
@@ -248,6 +263,8 @@ class CachedFunction(Decorated[P, R]):
         return self._read(key, function, args, kwargs)
 
     def _tell(self, key: bytes, request: Request) -> bool:
+        from cachekit.flows.tell import tell  # noqa: PLC0415 - see _first_read
+
         return run(tell(self._entry(key), self._cache._env, request), self._cache._fleet)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,8 +18,18 @@ from support.aio import (
     turns,
     until,
 )
-from support.aio_fleet import MN, ONCE, answers, connection_of, failure, roster_of, strikes
-from support.memcached import Memcached, free_port, start_memcached
+from support.aio_fleet import (
+    MN,
+    ONCE,
+    answers,
+    connection_of,
+    failure,
+    mortal_fixture,
+    roster_of,
+    strikes,
+    tls_server_fixture,
+)
+from support.memcached import Memcached, free_port
 from support.targets import unix_server_fixture
 
 from cachekit import DeadlineExceeded, ProtocolError, Refused, Unreachable
@@ -29,14 +38,7 @@ from cachekit.aio.connection import AsyncConnection, connect
 from cachekit.aio.fleet import AsyncFleet
 from cachekit.ops import Exchange, LeaseVoid, Replies
 
-__all__ = ["clock_fixture", "unix_server_fixture"]
-
-
-@pytest.fixture
-def mortal() -> Iterator[Memcached]:
-    """A server of the test's own, to stop and kill."""
-    with start_memcached() as server:
-        yield server
+__all__ = ["clock_fixture", "mortal_fixture", "tls_server_fixture", "unix_server_fixture"]
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from support.aio import (
     turns,
     until,
 )
-from support.aio_fleet import MN, ONCE, failure, roster_of, strikes
-from support.memcached import Memcached, start_memcached
+from support.aio_fleet import MN, ONCE, failure, mortal_fixture, roster_of, strikes, tls_server_fixture
+from support.memcached import Memcached
 from support.targets import unix_server_fixture
 from support.threads import Outcome
 
@@ -36,16 +35,9 @@ from cachekit.aio.loops import Loops
 from cachekit.aio.tasks import BACKGROUND
 from cachekit.ops import Replies
 
-__all__ = ["clock_fixture", "unix_server_fixture"]
+__all__ = ["clock_fixture", "mortal_fixture", "tls_server_fixture", "unix_server_fixture"]
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def mortal() -> Iterator[Memcached]:
-    """A server of the test's own, to stop and kill."""
-    with start_memcached() as server:
-        yield server
 
 
 # -- loops, threads, processes ----------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
 
 import pytest
 from support.aio import (
@@ -16,8 +15,8 @@ from support.aio import (
     turns,
     until,
 )
-from support.aio_fleet import ONCE, connection_of, failure, roster_of, strikes
-from support.memcached import Memcached, make_certificate, start_memcached
+from support.aio_fleet import ONCE, connection_of, failure, mortal_fixture, roster_of, strikes, tls_server_fixture
+from support.memcached import Memcached
 from support.targets import unix_server_fixture
 
 from cachekit import MISS, Cache, DeadlineExceeded
@@ -25,14 +24,7 @@ from cachekit.aio.fleet import AsyncFleet
 from cachekit.errors import ServerError
 from cachekit.ops import Replies
 
-__all__ = ["clock_fixture", "unix_server_fixture"]
-
-
-@pytest.fixture
-def mortal() -> Iterator[Memcached]:
-    """A server of the test's own, to stop and kill."""
-    with start_memcached() as server:
-        yield server
+__all__ = ["clock_fixture", "mortal_fixture", "tls_server_fixture", "unix_server_fixture"]
 
 
 # -- pressure ---------------------------------------------------------------------------------------------------------
@@ -130,17 +122,6 @@ def test_cancelled_at_random_points(run: Run[None], server: Memcached) -> None:
 
 
 # -- the real thing ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Memcached, str]]:
-    """A real server that speaks TLS, and the path of the certificate to believe."""
-    folder = tmp_path_factory.mktemp("tls")
-    for each in (folder, *folder.parents[:2]):
-        each.chmod(0o755)
-    certificate = make_certificate(folder)
-    with start_memcached(*certificate.options) as server:
-        yield server, certificate.cert
 
 
 async def every_size(cache: Cache) -> None:

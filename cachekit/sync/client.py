@@ -14,7 +14,6 @@ from zlib import crc32
 from cachekit import meta
 from cachekit.direct import REPLACING, Direct, Harvest, check_function, check_token
 from cachekit.errors import CacheError, Refused, ServerError, Unreachable
-from cachekit.flows import direct as flows
 from cachekit.keys import wire_key
 from cachekit.meta import Reply
 from cachekit.sync import bulk
@@ -73,6 +72,8 @@ class Verbs(Direct):
 
     def gets(self, key: str, default: Any = None) -> tuple[Any, int | None]:
         """The value under ``key`` and the token that ``cas`` takes; ``(default, None)`` where there is nothing."""
+        from cachekit.flows import direct as flows  # noqa: PLC0415 - not on the usual ways
+
         return run(flows.read_with_token(self, key, default), self._fleet)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
@@ -114,6 +115,8 @@ class Verbs(Direct):
 
     def touch(self, key: str, ttl: Any = UNSET) -> bool:
         """Give ``key`` a new ttl, counted from now; False where nothing is stored."""
+        from cachekit.flows import direct as flows  # noqa: PLC0415 - not on the usual ways
+
         return run(flows.touch(self, key, ttl), self._fleet)
 
     def incr(self, key: str, delta: int = 1, initial: int | None = None, ttl: Any = UNSET) -> int | None:
@@ -122,12 +125,16 @@ class Verbs(Direct):
         Where nothing is stored: store ``initial`` for ``ttl`` and return it, or return None when no initial value is
         given.
         """
+        from cachekit.flows import direct as flows  # noqa: PLC0415 - not on the usual ways
+
         return run(flows.count(self, key, delta, initial, ttl, b"MI"), self._fleet)
 
     def decr(self, key: str, delta: int = 1, initial: int | None = None, ttl: Any = UNSET) -> int | None:
         """Subtract ``delta`` from a stored number on the server, not below 0, and return the difference; see
         ``incr``.
         """
+        from cachekit.flows import direct as flows  # noqa: PLC0415 - not on the usual ways
+
         return run(flows.count(self, key, delta, initial, ttl, b"MD"), self._fleet)
 
     def set_many(self, values: Mapping[str, Any], ttl: Any = UNSET) -> list[str]:
@@ -154,6 +161,8 @@ class Verbs(Direct):
         However many processes ask at once, one of them runs ``compute`` and the others wait for it.
         """
         check_function(compute)
+        from cachekit.flows import direct as flows  # noqa: PLC0415 - not on the usual ways
+
         value: T = run(flows.get_or_set(self, key, compute, ttl), self._fleet)
         return value
 
@@ -222,4 +231,6 @@ class Verbs(Direct):
         return bulk.send_all(commands, self._fleet, b"HD\r\n", failed)
 
     def _unstorable(self, wire: bytes, error: CacheError, replacing: bool = True) -> bool:
+        from cachekit.flows import direct as flows  # noqa: PLC0415 - not on the usual ways
+
         return run(flows.unstorable(self, wire, error, replacing), self._fleet)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support.memcached import Memcached, make_certificate, start_memcached
 
 from cachekit import Unreachable
 from cachekit.addresses import parse_target
@@ -54,3 +55,21 @@ def answers(*given: bytes | None) -> Callable[[bytes], bytes | None]:
     """A script: one answer after the other, the last of them for ever."""
     left = list(given)
     return lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+
+@pytest.fixture(name="mortal")
+def mortal_fixture() -> Iterator[Memcached]:
+    """A server of the test's own, to stop and kill."""
+    with start_memcached() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", name="tls_server")
+def tls_server_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Memcached, str]]:
+    """A real server that speaks TLS, and the path of the certificate to believe."""
+    folder = tmp_path_factory.mktemp("tls")
+    for each in (folder, *folder.parents[:2]):
+        each.chmod(0o755)
+    certificate = make_certificate(folder)
+    with start_memcached(*certificate.options) as server:
+        yield server, certificate.cert
