@@ -13,9 +13,9 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
+from cachekit import off
 from cachekit.addresses import parse_target
 from cachekit.codecs import Packer, Registry, resolve, returns_of
 from cachekit.decorator import OPTIONS, Decorator, checked, meant
@@ -327,15 +327,12 @@ class Cache(Verbs):
         """Inside, cached functions just run, and store nothing: in this thread or task only. Direct verbs are not
         touched.
         """
-        block = _Off(id(self))
         with self._lock:
             self.off += 1
-        token = _DISABLED.set((*_DISABLED.get(), block))
         try:
-            yield
+            with off.block(self):
+                yield
         finally:
-            block.over = True  # tasks that were begun inside keep it in their contexts
-            _DISABLED.reset(token)
             with self._lock:
                 self.off -= 1
 
@@ -345,7 +342,7 @@ class Cache(Verbs):
             return False
         # A test that gave the cache a clock wants it to work, whatever holds for the rest of the run.
         everywhere = self._clock is None and os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0")
-        return everywhere or any(block.cache_id == id(self) and not block.over for block in _DISABLED.get())
+        return everywhere or off.is_inside(self)
 
     def stats(self) -> Stats:
         """The counts of this process, and which servers are up."""
@@ -453,15 +450,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-class _Off:
-    """A block of ``disabled()``."""
-
-    __slots__ = ("cache_id", "over")
-
-    def __init__(self, cache_id: int) -> None:
-        self.cache_id, self.over = cache_id, False
-
-
-_DISABLED: ContextVar[tuple[_Off, ...]] = ContextVar("cachekit_disabled", default=())

@@ -101,26 +101,6 @@ def test_a_result_may_be_kept_out_of_the_cache() -> None:
     assert (report.peek(), report.info().unstored) == (MISS, 3)
 
 
-def test_what_was_said_belongs_to_one_call() -> None:
-    """An inner call's words are not the outer one's, nor those of the next call."""
-    cache = Cache("memory:")
-
-    @cache(ttl=60)
-    def inner(n: int) -> int:
-        current().ttl = 5
-        if n > 1:
-            current().do_not_store()
-        return n
-
-    @cache(ttl=60)
-    def outer(n: int) -> int:
-        return inner(n)
-
-    assert [outer(1), outer(2)] == [1, 2]
-    assert (outer.explain(1).ttl_s, inner.explain(1).ttl_s) == (60.0, 5.0)
-    assert (outer.peek(2), inner.peek(2)) == (2, MISS)
-
-
 def test_what_has_not_changed_is_kept() -> None:
     """not_modified(): the previous value holds on, whatever is returned; each caller has a copy of his own."""
     cache = Cache("memory:")

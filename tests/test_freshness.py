@@ -14,7 +14,7 @@ from support.slow import Source
 from support.targets import own_prefix, url_of
 from support.threads import Outcome, eventually
 
-from cachekit import MISS, Cache, Policy
+from cachekit import Cache, Policy
 from cachekit.hooks import Fill, Hit
 
 SHORT = 0.4
@@ -155,20 +155,6 @@ def test_a_background_refresh_that_raises_keeps_the_old_value(cache: Cache) -> N
     assert eventually(source.is_("throttled"))
     assert [source.call(1) for _ in range(3)] == [0] * 3
     assert source.runs == 2
-
-
-def test_an_invalidation_beats_a_background_refresh(cache: Cache) -> None:
-    """What began before the invalidation is not stored."""
-    source = Source(cache, ttl=SHORT, stale=30, refresh="background")
-    assert source.call(1) == 0
-    assert eventually(source.is_("stale"))
-    source.shut()
-    assert source.call(1) == 0
-    assert eventually(lambda: source.runs == 2)
-    assert source.call.invalidate(1)
-    source.open.set()
-    assert eventually(lambda: source.call.info().fills == 2)
-    assert source.call.peek(1) is MISS
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
