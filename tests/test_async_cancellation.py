@@ -17,6 +17,7 @@ from support.targets import own_prefix, url_of
 
 from cachekit import MISS, Cache, Policy, current
 from cachekit.aio.connection import AsyncConnection
+from cachekit.aio.drive import Drive
 from cachekit.aio.tasks import Tasks
 from cachekit.hooks import Fill
 
@@ -705,3 +706,28 @@ def test_no_caller_is_kept_by_what_he_left_behind(run: Run, make: Make) -> None:
                 gc.enable()
 
     run(main())
+
+
+def test_the_last_waiter_may_go_while_the_caller_leaves(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another thread, just before he could tell: the run is for nobody then, and ends all the same."""
+
+    async def main() -> None:
+        async with make() as cache:
+            report = Report(cache)
+            first = asyncio.create_task(report.call(3))
+            await report.running.wait()
+            (flight,) = cache._env.flights._flights.values()
+            flight.awaited = 1
+            deserted = Drive._deserted
+
+            def gone(self: Drive, task: asyncio.Task[Any]) -> Callable[[], None]:
+                flight.awaited = 0
+                return deserted(self, task)
+
+            monkeypatch.setattr(Drive, "_deserted", gone)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            assert report.cancelled == 1
+
+    asyncio.run(main())

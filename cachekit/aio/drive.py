@@ -140,7 +140,8 @@ class Drive:
         if self._frame is not None and self._wanted():
             for flight in _flights(self._frame):
                 flight.on_deserted = self._deserted(task)
-            return
+            if self._wanted():  # else the last of them, in another thread, went before he could tell
+                return
         self._fleet.tasks.alone.add(task)
         if self._frame is None:
             if not self._talking:
@@ -167,7 +168,7 @@ class Drive:
 
     def _deserted(self, task: asyncio.Task[Any]) -> Callable[[], None]:
         def cancel() -> None:
-            if self._frame is not None and not self._wanted():
+            if self._frame is not None and self._ended is None and not self._wanted():
                 self._fleet.tasks.alone.add(task)
                 task.cancel()
 

@@ -30,6 +30,22 @@ def make_recipe(ttl: Ttl = 60.0, **options: Any) -> Recipe:
     return Recipe(name="app:report", packer=Packer(resolve(None, registry=registry)), ttl=ttl, **settings)
 
 
+def driven(flow: Flow[Any], perform: Callable[[Any], Any]) -> Any:
+    """What ``flow`` returns where ``perform`` does what it asks for, or raises what comes of that."""
+    outcome: Any = None
+    error: BaseException | None = None
+    while True:
+        try:
+            op = flow.send(outcome) if error is None else flow.throw(error)
+        except StopIteration as end:
+            return end.value
+        outcome = error = None
+        try:
+            outcome = perform(op)
+        except BaseException as raised:
+            error = raised
+
+
 class Clock:
     """Stands where the clocks stand; a scripted Sleep moves it."""
 
@@ -77,18 +93,7 @@ class Script:
 
     def run(self, flow: Flow[Any]) -> Any:
         """Drive ``flow`` to its end."""
-        outcome: Any = None
-        error: BaseException | None = None
-        while True:
-            try:
-                op = flow.send(outcome) if error is None else flow.throw(error)
-            except StopIteration as end:
-                return end.value
-            outcome = error = None
-            try:
-                outcome = self._perform(op)
-            except BaseException as raised:
-                error = raised
+        return driven(flow, self._perform)
 
     def _perform(self, op: Any) -> Any:
         self.log.append(type(op).__name__)

@@ -18,7 +18,7 @@ from cachekit.ops import Compute, Exchange, Flow, Gather, Replies
 from cachekit.roster import Roster
 from cachekit.sync.connection import count_ends
 from cachekit.tally import Tally
-from flows.scripted import Clock
+from flows.scripted import Clock, driven
 
 DOWN = Unreachable("down")
 
@@ -59,18 +59,7 @@ class Servers(Direct):
 
     def drive(self, flow: Flow[Any]) -> Any:
         """Drive ``flow`` to its end."""
-        outcome: Any = None
-        error: BaseException | None = None
-        while True:
-            try:
-                op = flow.send(outcome) if error is None else flow.throw(error)
-            except StopIteration as end:
-                return end.value
-            outcome = error = None
-            try:
-                outcome = self._perform(op)
-            except BaseException as raised:
-                error = raised
+        return driven(flow, self._perform)
 
     def _perform(self, op: Any) -> Any:
         if isinstance(op, Gather):

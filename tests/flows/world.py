@@ -17,7 +17,7 @@ from cachekit.flows.frames import FILLING
 from cachekit.hooks import Hooks
 from cachekit.meta import Parser
 from cachekit.ops import Compute, Exchange, Flow, Gather, Join, Replies, Sleep, Spawn
-from flows.scripted import Clock, make_recipe
+from flows.scripted import Clock, driven, make_recipe
 
 
 class World:
@@ -81,18 +81,7 @@ class World:
 
     def run(self, flow: Flow[Any]) -> Any:
         """Drive ``flow`` to its end."""
-        outcome: Any = None
-        error: BaseException | None = None
-        while True:
-            try:
-                op = flow.send(outcome) if error is None else flow.throw(error)
-            except StopIteration as end:
-                return end.value
-            outcome = error = None
-            try:
-                outcome = self.perform(op)
-            except BaseException as raised:
-                error = raised
+        return driven(flow, self.perform)
 
     def perform(self, op: Any) -> Any:
         """What becomes of one op."""
