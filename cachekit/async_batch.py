@@ -92,6 +92,15 @@ class AsyncBatchFunction(Loader[K, V, P]):
         cache = self._one._cache
         return await run(tell_every_server(self._one._grouped(), cache._env), cache._loops.here())
 
+    async def expire_all(self) -> bool:
+        """Invalidate every entry of this loader softly: the next caller refreshes each, the others are served the old
+        values meanwhile, as long as they may be stale. True once every server has acknowledged.
+
+        Raises ``ConfigurationError`` where the policy says ``group=False``.
+        """
+        cache = self._one._cache
+        return await run(tell_every_server(self._one._grouped(), cache._env, soft=True), cache._loops.here())
+
     @property
     def uncached(self) -> Callable[Concatenate[builtins.list[K], P], Coroutine[Any, Any, Mapping[K, V]]]:
         """The loader itself."""

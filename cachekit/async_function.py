@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -86,7 +86,7 @@ class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
         True once its server has acknowledged: from then no caller anywhere gets a value computed before. False: the
         server could not be asked, and the entry may still be served until its ttl ends.
         """
-        return await self._tell(self._make(*args, **kwargs), removal)
+        return await self._tell(args, kwargs, removal)
 
     async def expire(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Invalidate this call's entry softly: the next caller refreshes it, and the others are served the old value
@@ -94,7 +94,7 @@ class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
 
         True once its server has acknowledged. A fill under way is voided: what it stores would be older.
         """
-        return await self._tell(self._make(*args, **kwargs), self._ready().expire_request)
+        return await self._tell(args, kwargs, self._ready().expire_request)
 
     async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function now, store what it returns, and return it. An invalidation during the run still wins."""
@@ -108,13 +108,13 @@ class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
 
         Raises the failure where one is stored (``Policy(errors=…)``).
         """
-        job = self._entry(self._make(*args, **kwargs))
+        job = self._entry(args, kwargs)
         found = (await run_here(stored([job], self._cache._env), self._cache._loops.here())).get(job.key)
         return MISS if found is None else found.get()
 
     async def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Where this call's entry is, how old, how large, and why it would or would not be served. Changes nothing."""
-        job = self._entry(self._make(*args, **kwargs))
+        job = self._entry(args, kwargs)
         return await run_here(explain(job, self._cache._env), self._cache._loops.here())
 
     # -- many entries ------------------------------------------------------------------------------------------------
@@ -151,6 +151,14 @@ class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
         """
         return await self._drive(tell_every_server(self._grouped(), self._cache._env))
 
+    async def expire_all(self) -> bool:
+        """Invalidate every entry of this function softly: for each, the next caller refreshes it, and the others are
+        served the old value meanwhile, as long as it may be stale by its header. In two windows over the servers.
+
+        True once every server has acknowledged. Raises ``ConfigurationError`` as ``invalidate_all`` does.
+        """
+        return await self._drive(tell_every_server(self._grouped(), self._cache._env, soft=True))
+
     # -- being a method ----------------------------------------------------------------------------------------------
 
     @overload
@@ -171,11 +179,11 @@ class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
         from cachekit.aio.reader import reader  # noqa: PLC0415
 
         with self._cache._lock:  # cachekit.testing may be putting another server under it
-            self._read = reader(self._ready(), self._cache._loops, self._cache._env, self.__qualname__)
+            self._read = reader(self._ready(), self._cache._loops, self._cache._env, self.__qualname__, self._keys.tags)
         return self._read(key, function, args, kwargs)
 
-    async def _tell(self, key: bytes, request: Request) -> bool:
-        return await self._drive(tell(self._entry(key), self._cache._env, request))
+    async def _tell(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], request: Request) -> bool:
+        return await self._drive(tell(self._entry(args, kwargs), self._cache._env, request))
 
     async def _drive(self, flow: Flow[T]) -> T:
         return await run(flow, self._cache._loops.here())
@@ -261,6 +269,10 @@ class AsyncBoundFunction(Bound["AsyncCachedFunction[..., R]", P, Coroutine[Any, 
     async def invalidate_all(self) -> bool:
         """Void every entry of the function, those of all other objects included."""
         return await self.__func__.invalidate_all()
+
+    async def expire_all(self) -> bool:
+        """Expire every entry of the function, those of all other objects included."""
+        return await self.__func__.expire_all()
 
     def __get__(self, instance: Any, owner: type | None = None, /) -> AsyncBoundFunction[P, R]:
         # As bound methods have it: ``inspect.isroutine`` looks for it, and web frameworks for that.

@@ -67,7 +67,7 @@ class OneId(Decorated[..., Any]):
 
 class Asked(NamedTuple):
     """What one call asks for. ``ids`` and ``keys`` hold each entry once, in the order of the asking; ``places`` says
-    where each id that was given is found among them, ``given`` all that were given.
+    where each id that was given is found among them, ``given`` all that were given; ``tags`` holds what each bears.
     """
 
     given: list[Any]
@@ -76,6 +76,7 @@ class Asked(NamedTuple):
     keys: list[bytes]
     load: Callable[[list[Any]], Any]
     name: str
+    tags: list[tuple[bytes, ...]]
 
     def compute(self, positions: list[int]) -> list[Any]:
         """Run the loader for the ids at ``positions``."""
@@ -169,8 +170,8 @@ class Loader(Generic[K, V, P]):
         terms = self._one._ready().terms
         if terms.background or terms.soft_timeout_s is not None:  # the caller goes on while the loader runs
             args, kwargs = copied(args), copied(dict(kwargs))
-        asked = Asked([], {}, [], [], lambda ids: self._one.uncached(*owner, ids, *args, **kwargs), name)
-        make, by_key = self._one._make, dict[bytes, int]()
+        asked = Asked([], {}, [], [], lambda ids: self._one.uncached(*owner, ids, *args, **kwargs), name, [])
+        make, bears, by_key = self._one._make, self._one._keys.tags, dict[bytes, int]()
         for each in ids:
             asked.given.append(each)
             key = make(*owner, each, *args, **kwargs)
@@ -185,16 +186,17 @@ class Loader(Generic[K, V, P]):
                 by_key[key] = len(asked.keys)
                 asked.ids.append(each)
                 asked.keys.append(key)
+                asked.tags.append(bears(*owner, each, *args, **kwargs) if bears is not None else ())
             asked.places.setdefault(each, by_key[key])
         return asked
 
     def _entries(self, asked: Asked, index: Callable[[bytes], int]) -> list[Job]:
         """The entries that are asked for; ``index`` finds the server of a key."""
         recipe, load = self._one._ready(), functools.partial(asked.load, [])
-        return [Job(recipe, key, index(key), load) for key in asked.keys]
+        return [Job(recipe, key, index(key), load, tags) for key, tags in zip(asked.keys, asked.tags, strict=True)]
 
     def _entry(self, id: K, args: Any, kwargs: Any) -> Job:  # noqa: A002
-        return self._one._entry(self._one._make(*self._owner, id, *args, **kwargs))
+        return self._one._entry((*self._owner, id, *args), kwargs)
 
     def _default(self, kwargs: dict[str, Any]) -> Any:
         """``default=`` of ``list``, taken out of the arguments; a loader that has one itself keeps it."""
@@ -257,6 +259,15 @@ class BatchFunction(Loader[K, V, P]):
         """
         cache = self._one._cache
         return run(tell_every_server(self._one._grouped(), cache._env), cache._fleet)
+
+    def expire_all(self) -> bool:
+        """Invalidate every entry of this loader softly: the next caller refreshes each, the others are served the old
+        values meanwhile, as long as they may be stale. True once every server has acknowledged.
+
+        Raises ``ConfigurationError`` where the policy says ``group=False``.
+        """
+        cache = self._one._cache
+        return run(tell_every_server(self._one._grouped(), cache._env, soft=True), cache._fleet)
 
     @property
     def uncached(self) -> Callable[Concatenate[builtins.list[K], P], Mapping[K, V]]:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from cachekit.batch import BatchDecorator, BatchFunction, BatchMethod
     from cachekit.function import CachedClassFunction
-    from cachekit.keys.compile import KeyMaker
+    from cachekit.keys.compile import KeyMaker, Tags
     from cachekit.methods import CachedClassMethod, TakesClass, Unsaid
     from cachekit.testing.clock import ManualClock
 
@@ -210,6 +210,7 @@ class Cache(Verbs):
         key: str | Callable[..., object] | None = ...,
         ignore: Iterable[str] = ...,
         namespace: str | Callable[..., str] | None = ...,
+        tags: Tags = ...,
         version: int | str | None = ...,
         codec: Any = ...,
         cache_if: Callable[[Any], object] | Unset | None = ...,
@@ -226,7 +227,10 @@ class Cache(Verbs):
             key: what tells two calls apart instead of all arguments: a template ``"user:{user_id}"`` or a callable of
                 the arguments.
             ignore: names of arguments that make no difference.
-            namespace: text, or a callable of the arguments, that stands before the function in the key.
+            namespace: text, or a callable of the arguments, that stands before the function in the key;
+                ``invalidate_namespace`` voids all of it.
+            tags: what entries bear, such as ``["user:{user_id}"]``, or a callable of the arguments that returns tags;
+                ``invalidate_tags("user:42")`` voids every entry that bears one.
             version: a number or text to change when the result's meaning changes; ``"source"``: a fingerprint of the
                 source.
             codec: how values are written, by name or as a codec.
@@ -271,6 +275,7 @@ class Cache(Verbs):
         key: str | Callable[..., object] | None = ...,
         ignore: Iterable[str] = ...,
         namespace: str | Callable[..., str] | None = ...,
+        tags: Tags = ...,
         version: int | str | None = ...,
         codec: Any = ...,
         cache_if: Callable[[Any], object] | Unset | None = ...,
@@ -314,7 +319,8 @@ class Cache(Verbs):
             jitter=chosen.jitter,
             lease_s=parse_span("lease", chosen.lease),
             terms=terms_of(chosen),
-            generations=(keys.generation,) if chosen.group else (),
+            generations=((keys.namespace,) if keys.namespace else ()) + ((keys.generation,) if chosen.group else ()),
+            grouped=chosen.group,
             max_value_bytes=self._max_value_bytes,
         )
         self._recipes.append(recipe)

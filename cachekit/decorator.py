@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     )
     from cachekit.cache import Cache
     from cachekit.function import CachedClassFunction
-    from cachekit.keys.compile import KeyMaker
+    from cachekit.keys.compile import KeyMaker, Tags
     from cachekit.methods import CachedClassMethod, TakesClass, Unsaid
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-OPTIONS = ("ttl", "stale", "refresh", "key", "ignore", "namespace", "version", "codec", "cache_if", "policy")
+OPTIONS = ("ttl", "stale", "refresh", "tags", "key", "ignore", "namespace", "version", "codec", "cache_if", "policy")
 """What ``@cache`` takes; everything else is a ``Policy``'s."""
 
 
@@ -41,13 +41,16 @@ class Decorator:
         ignore: Iterable[str] = (),
         namespace: str | Callable[..., str] | None = None,
         version: int | str | None = None,
+        tags: Tags = (),
         policy: Policy | None = None,
         **fields: Any,
     ) -> None:
         self._cache = cache
         self.policy = Policy(**fields).over(checked(policy))
         contradiction(self.policy, self.policy.over(cache._policy).over(DEFAULTS))
-        self.keys: dict[str, Any] = {"key": key, "ignore": ignore, "namespace": namespace, "version": version}
+        self.keys: dict[str, Any] = {
+            "key": key, "ignore": ignore, "namespace": namespace, "version": version, "tags": tags
+        }  # fmt: skip
 
     @overload
     def __call__(self, function: staticmethod[P, Unsaid], /) -> CachedStaticMethod[P, Any]: ...  # type: ignore[overload-overlap]

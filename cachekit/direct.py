@@ -132,6 +132,11 @@ class Direct:
 
     # -- counts ------------------------------------------------------------------------------------------------------
 
+    def _undelivered(self, *wires: bytes) -> None:
+        """Have the removal of these keys, which no server has acknowledged, told again before anything else."""
+        for index, keys in by_server(wires, self._fleet).items():
+            self._env.undelivered(index, *keys, soft=False)
+
     def _counted(self, found: T, default: T) -> T:
         """What a read found, ``default`` where that is MISS; counted."""
         if found is MISS:

@@ -19,6 +19,7 @@ from cachekit.codecs.envelope import Header
 from cachekit.flights import Flights
 from cachekit.hooks import Fill, Hit, Hooks, Miss, Trouble, Wait
 from cachekit.recipe import Recipe
+from cachekit.tally import Tally
 
 logger = logging.getLogger("cachekit")
 
@@ -32,13 +33,24 @@ _REMEMBERED = 4096
 
 class Job(NamedTuple):
     """One call: which entry it concerns, on which server, and how to compute its value. Arguments stay inside
-    ``compute``.
+    ``compute``. ``tags``: wire keys of the records that stand over this entry alone, its tags' first of all.
     """
 
     recipe: Recipe
     key: bytes
     server: int
     compute: Callable[[], Any]
+    tags: tuple[bytes, ...] = ()
+
+    @property
+    def groups(self) -> tuple[bytes, ...]:
+        """Wire keys of all records that stand over the entry, in the order in which they are asked for."""
+        return self.tags + self.recipe.generations
+
+    @property
+    def expected(self) -> int:
+        """How many replies a read of the entry has."""
+        return 1 + len(self.tags) + len(self.recipe.generations)
 
 
 class Env:
@@ -115,15 +127,29 @@ class Env:
         ago_s = self.monotonic() - at
         return ago_s <= _CLAIM_LOST_S if age_s is None else abs(ago_s - age_s) <= 1.5
 
+    def touched(self, key: bytes) -> None:
+        """An invalidation of ``key``, an entry's or a group record's, is under way or was acknowledged: nothing that
+        this process keeps of it holds any more.
+        """
+
+    def undelivered(self, server: int, key: bytes, *, soft: bool) -> None:
+        """That server has not acknowledged the invalidation of ``key``. ``soft``: what is there may be served while
+        somebody refreshes it.
+        """
+
     def forked(self) -> None:
         """This is a child process now: the parent's runs under way will never land here."""
         self.flights = Flights()
 
     def trouble(self, job: Job, error: Exception) -> None:
         """An exchange for ``job`` failed; its caller will not notice."""
-        job.recipe.tally.errors += 1
+        self.failed_at(job.server, job.recipe.tally, error)
+
+    def failed_at(self, server: int, tally: Tally, error: Exception) -> None:
+        """An exchange with that server failed, on behalf of whoever counts in ``tally``."""
+        tally.errors += 1
         if self.hooks.on_trouble.listeners:
-            self.hooks.on_trouble.emit(Trouble(self.server_names[job.server], error))
+            self.hooks.on_trouble.emit(Trouble(self.server_names[server], error))
 
     def without_cas(self, job: Job) -> None:
         """The server was started with -C: without CAS numbers there are no leases and no generations."""

@@ -115,13 +115,15 @@ class Decorated(Generic[P, R]):
     def _first_read(self, key: bytes, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         raise NotImplementedError
 
-    def _entry(self, key: bytes) -> Job:
-        """The entry of ``key``, for flows that don't run the function."""
-        return Job(self._ready(), key, self._cache._fleet.ring.index(key), self._function)
+    def _entry(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
+        """The entry of a call, for flows that don't run the function."""
+        return self._job(self._make(*args, **kwargs), args, kwargs)
 
     def _job(self, key: bytes, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
         compute = functools.partial(self._function, *args, **kwargs)
-        return Job(self._ready(), key, self._cache._fleet.ring.index(key), compute)
+        bears = self._keys.tags
+        tags = bears(*args, **kwargs) if bears is not None else ()
+        return Job(self._ready(), key, self._cache._fleet.ring.index(key), compute, tags)
 
     def _own(self, calls: Iterable[Call[Any]]) -> list[Call[Any]]:
         """The calls for ``many``. Raises ``ConfigurationError`` for those of others."""
@@ -140,9 +142,10 @@ class Decorated(Generic[P, R]):
     def _grouped(self) -> Recipe:
         """The recipe, which has a generation. Raises ``ConfigurationError``."""
         recipe = self._ready()
-        if not recipe.generations:
+        if not recipe.grouped:
             raise ConfigurationError(
-                f"{self._keys.name}: invalidate_all() needs a generation; take group=False out of its policy"
+                f"{self._keys.name}: invalidate_all() and expire_all() need a generation; "
+                "take group=False out of its policy"
             )
         return recipe
 
@@ -167,7 +170,7 @@ class CachedFunction(Decorated[P, R]):
         """
         from cachekit.flows.tell import removal  # noqa: PLC0415 - see _first_read
 
-        return self._tell(self._make(*args, **kwargs), removal)
+        return self._tell(args, kwargs, removal)
 
     def expire(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Invalidate this call's entry softly: the next caller refreshes it, and the others are served the old value
@@ -175,7 +178,7 @@ class CachedFunction(Decorated[P, R]):
 
         True once its server has acknowledged. A fill under way is voided: what it stores would be older.
         """
-        return self._tell(self._make(*args, **kwargs), self._ready().expire_request)
+        return self._tell(args, kwargs, self._ready().expire_request)
 
     def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function now, store what it returns, and return it. An invalidation during the run still wins."""
@@ -191,7 +194,7 @@ class CachedFunction(Decorated[P, R]):
 
         Raises the failure where one is stored (``Policy(errors=…)``).
         """
-        job = self._entry(self._make(*args, **kwargs))
+        job = self._entry(args, kwargs)
         from cachekit.flows.look import stored  # noqa: PLC0415 - see _first_read
 
         found = run(stored([job], self._cache._env), self._cache._fleet).get(job.key)
@@ -199,7 +202,7 @@ class CachedFunction(Decorated[P, R]):
 
     def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Where this call's entry is, how old, how large, and why it would or would not be served. Changes nothing."""
-        job = self._entry(self._make(*args, **kwargs))
+        job = self._entry(args, kwargs)
         from cachekit.flows.look import explain  # noqa: PLC0415 - see _first_read
 
         return run(explain(job, self._cache._env), self._cache._fleet)
@@ -235,9 +238,15 @@ class CachedFunction(Decorated[P, R]):
         True once every server has acknowledged; False: at least one could not be asked. Raises ``ConfigurationError``
         where the policy says ``group=False``.
         """
-        from cachekit.flows.tell import tell_every_server  # noqa: PLC0415 - see _first_read
+        return self._tell_all(soft=False)
 
-        return run(tell_every_server(self._grouped(), self._cache._env), self._cache._fleet)
+    def expire_all(self) -> bool:
+        """Invalidate every entry of this function softly: for each, the next caller refreshes it, and the others are
+        served the old value meanwhile, as long as it may be stale by its header. In two windows over the servers.
+
+        True once every server has acknowledged. Raises ``ConfigurationError`` as ``invalidate_all`` does.
+        """
+        return self._tell_all(soft=True)
 
     # -- being a method ----------------------------------------------------------------------------------------------
 
@@ -259,13 +268,18 @@ class CachedFunction(Decorated[P, R]):
         from cachekit.sync.reader import reader  # noqa: PLC0415
 
         with self._cache._lock:  # cachekit.testing may be putting another server under it
-            self._read = reader(self._ready(), self._cache._fleet, self._cache._env)
+            self._read = reader(self._ready(), self._cache._fleet, self._cache._env, self._keys.tags)
         return self._read(key, function, args, kwargs)
 
-    def _tell(self, key: bytes, request: Request) -> bool:
+    def _tell(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], request: Request) -> bool:
         from cachekit.flows.tell import tell  # noqa: PLC0415 - see _first_read
 
-        return run(tell(self._entry(key), self._cache._env, request), self._cache._fleet)
+        return run(tell(self._entry(args, kwargs), self._cache._env, request), self._cache._fleet)
+
+    def _tell_all(self, *, soft: bool) -> bool:
+        from cachekit.flows.tell import tell_every_server  # noqa: PLC0415 - see _first_read
+
+        return run(tell_every_server(self._grouped(), self._cache._env, soft=soft), self._cache._fleet)
 
 
 class CachedStaticMethod(CachedFunction[P, R]):

@@ -10,8 +10,11 @@ Pure: bytes in, a value or a lease out. The blocking shell and the asyncio shell
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from cachekit.codecs.envelope import HEAD, VERSION
@@ -31,7 +34,8 @@ EARLY: Final = object()
 
 Glance = Callable[..., Any]
 """Takes the key, the whole reply, the opaque token and the server's index; returns the value, ``NOT_PLAIN`` or
-``EARLY``. Where the generation was asked for apart, its number is a fifth argument, and not in the reply.
+``EARLY``. Where the generation was asked for apart, its number is a fifth argument, and not in the reply. A sixth: how
+many generations stand over an entry that bears tags or a namespace.
 """
 
 # The answer to ``recipe.read`` with neither W nor X behind it. Z: somebody refreshes what is fresh still.
@@ -41,15 +45,15 @@ _HIT: Final = re.compile(rb"VA (\d{1,10}) c(\d{1,20}) f(\d{1,10}) t(-?\d{1,10}) 
 def glance_at(recipe: Recipe, env: Env) -> Glance:
     """A function that returns the value in a plainly fresh reply, and counts the hit.
 
-    Only for enveloped entries with at most one generation, whose read was ``recipe.read``.
+    Only for enveloped entries, whose read was ``recipe.read``.
     """
     tally, unpack_head, now, draw, on_hit = recipe.tally, HEAD.unpack_from, env.now, env.draw, env.hooks.on_hit
-    grouped, head_size, decoders = len(recipe.generations) == 1, HEAD.size, _Decoders(recipe)
+    grouped, head_size, decoders = bool(recipe.generations), HEAD.size, _Decoders(recipe)
     behind, beta, sliding = _Behind(), recipe.terms.beta, recipe.terms.sliding
     # From this share of its ttl on an entry needs a closer look.
     closer = 0.1 if sliding else 1.0 - EARLIEST if beta else 1.0
 
-    def glance(key: bytes, data: bytes, opaque: int, index: int, told: int | None = None) -> Any:
+    def glance(key: bytes, data: bytes, opaque: int, index: int, told: int | None = None, many: int = 0) -> Any:
         found = _HIT(data)
         if found is None:
             return NOT_PLAIN
@@ -61,22 +65,24 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
         version, groups, at, own, created, ttl, _, _, hard, delta, generation = unpack_head(data, begin)
         age, seen = now() * 1000.0 - created, (hard - int(left)) * 1000.0
         if hard and not seen - 1000.0 <= age <= seen + 1000.0:
-            if not 0.0 <= seen <= hard * 1000.0:
-                return NOT_PLAIN  # touched since it was stored: the server's age says nothing
-            age = seen + (1000.0 if age > seen else -1000.0)
+            age = _clamped(age, seen, hard)
         early = False
         if age >= ttl * closer or not ttl:
             if age >= ttl or not ttl or sliding:
                 return NOT_PLAIN
             early = claimed is None and age + min(draw(beta) * delta / 1000.0, EARLIEST * ttl) >= ttl
-        if own != key[-16:] or version != VERSION or groups != 1 or begin + at > end or at < head_size:
+        if own != key[-16:] or version != VERSION or groups != (many or 1) or begin + at > end or at < head_size:
             return NOT_PLAIN
-        apart = told is not None or not grouped
-        expected = b"\r\n" if apart else behind[generation] + token + b" Z\r\n"
-        if data[end:] != expected or (apart and generation != (told or 0)):
-            return NOT_PLAIN
-        if early:
-            return EARLY
+        if many:
+            holds = at >= head_size + 8 * (many - 1) and _all_hold(data, begin, end, many, behind, token)
+        elif told is not None or not grouped:
+            holds = data[end:] == b"\r\n" and generation == (told or 0)
+        else:
+            expected = behind[generation] + token + b" Z\r\n"
+            # Without the Z the record's last bump was a soft one, and this entry is from after it.
+            holds = data[end:] == expected or data[end:] == expected[:-4] + b"\r\n"
+        if early or not holds:
+            return EARLY if holds else NOT_PLAIN
         if claimed is not None:
             env.seen_for_s(key, int(cas))  # should the refresher have died, his lease counts from the first sight of it
         try:
@@ -90,6 +96,35 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
         return value
 
     return glance
+
+
+def _clamped(age: float, seen: float, hard: int) -> float:
+    """The age in milliseconds by what the server has ``seen``, where the header tells another. Touched since it was
+    stored, the server's says nothing: then it is as good as over.
+    """
+    if not 0.0 <= seen <= hard * 1000.0:
+        return math.inf
+    return seen + (1000.0 if age > seen else -1000.0)
+
+
+def _all_hold(data: bytes, begin: int, end: int, many: int, behind: _Behind, token: bytes) -> bool:
+    """Whether the answers behind an entry say of each of its generations what its header does."""
+    at = end
+    for number in _generations_of(many)(data, begin + HEAD.size - 8):
+        told = behind[number] + token
+        if not data.startswith(told, at):
+            return False
+        at += len(told)
+        if data.startswith(b" Z\r\n", at):
+            at += 2
+        elif not data.startswith(b"\r\n", at):
+            return False
+    return at + 2 == len(data)
+
+
+@cache
+def _generations_of(many: int) -> Callable[[bytes, int], tuple[int, ...]]:
+    return struct.Struct(f">{many}Q").unpack_from
 
 
 class _Behind(dict[int, bytes]):

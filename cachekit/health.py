@@ -54,6 +54,11 @@ class Health:
         self.probe_at = now + _pause(random)
         return True
 
+    def look_soon(self, now: float, random: Callable[[], float]) -> None:
+        """It has something to be told, so it is to be probed though it may be up."""
+        if self.probe_at <= now:
+            self.probe_at = now + _pause(random)
+
     def probe_due_in(self, now: float) -> float:
         """Seconds until the next probe; 0.0 when it is due."""
         return max(0.0, self.probe_at - now)

@@ -63,11 +63,18 @@ class Fill(Frozen):
 
 
 class Invalidate(Frozen):
-    """An invalidation of one key, or of a function's every entry. ``acknowledged``: every server concerned said so."""
+    """An invalidation. ``acknowledged``: every server concerned said so.
+
+    ``kind``: entry, function (its every entry), tag or namespace. ``function`` is empty for the last two, ``key`` that
+    of the record behind them, and ``name`` their own. ``soft``: the old values may be served while they are refreshed.
+    """
 
     function: str
     key: str
     acknowledged: bool
+    kind: str = "entry"
+    name: str = ""
+    soft: bool = False
 
 
 class Trouble(Frozen):
@@ -82,6 +89,15 @@ class ServerState(Frozen):
 
     server: str
     up: bool
+
+
+class Replayed(Frozen):
+    """``server`` has been told ``invalidations`` that it had not acknowledged when they were made; it may have come back
+    with its old memory.
+    """
+
+    server: str
+    invalidations: int
 
 
 class Event(Generic[E]):
@@ -130,7 +146,7 @@ class Hooks:
     (9, 9, 1)
     """
 
-    __slots__ = ("on_fill", "on_hit", "on_invalidate", "on_miss", "on_server", "on_trouble", "on_wait")
+    __slots__ = ("on_fill", "on_hit", "on_invalidate", "on_miss", "on_replay", "on_server", "on_trouble", "on_wait")
 
     def __init__(self) -> None:
         self.on_hit: Event[Hit] = Event()
@@ -140,3 +156,4 @@ class Hooks:
         self.on_invalidate: Event[Invalidate] = Event()
         self.on_trouble: Event[Trouble] = Event()
         self.on_server: Event[ServerState] = Event()
+        self.on_replay: Event[Replayed] = Event()

@@ -128,6 +128,10 @@ class BoundFunction(Bound["CachedFunction[..., R]", P, R], Generic[P, R]):
         """Void every entry of the function, those of all other objects included."""
         return self.__func__.invalidate_all()
 
+    def expire_all(self) -> bool:
+        """Expire every entry of the function, those of all other objects included."""
+        return self.__func__.expire_all()
+
 
 class CachedClassMethod(OfClass["CachedFunction[..., R]"], Generic[P, R]):
     """A cached ``classmethod``."""

@@ -1,4 +1,7 @@
-"""The off switch: the blocks of ``Cache.disabled()`` that the current thread or task is inside of."""
+"""The off switch: the blocks that the current thread or task is inside of, in which a cache's functions just run.
+
+Those of ``Cache.disabled()``, and of transactions in which something is to be invalidated.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,38 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 
-class _Block:
-    """One block. ``over``: it has ended; tasks that were begun inside keep it in their contexts."""
+class Block:
+    """One block. ``over``: it has ended, or has no effect; tasks that were begun inside keep it in their contexts."""
 
     __slots__ = ("cache_id", "over")
 
-    def __init__(self, cache_id: int) -> None:
-        self.cache_id, self.over = cache_id, False
+    def __init__(self, cache: object, *, over: bool = False) -> None:
+        self.cache_id, self.over = id(cache), over
 
 
-_BLOCKS: ContextVar[tuple[_Block, ...]] = ContextVar("cachekit_disabled", default=())
+_BLOCKS: ContextVar[tuple[Block, ...]] = ContextVar("cachekit_disabled", default=())
+
+
+def enter(block: Block) -> None:
+    """From here on, in this thread or task and in tasks that begin here, ``block`` counts."""
+    _BLOCKS.set((*_BLOCKS.get(), block))
+
+
+def leave(block: Block) -> None:
+    """The block has ended. Not by a token: an asynchronous generator may end in another context than it began in."""
+    block.over = True
+    _BLOCKS.set(tuple([each for each in _BLOCKS.get() if each is not block]))
 
 
 @contextmanager
 def block(cache: object) -> Iterator[None]:
     """Inside, ``cache`` is off, in this thread or task and in tasks that begin here, until the block ends."""
-    mine = _Block(id(cache))
-    token = _BLOCKS.set((*_BLOCKS.get(), mine))
+    mine = Block(cache)
+    enter(mine)
     try:
         yield
     finally:
-        mine.over = True
-        _BLOCKS.reset(token)
+        leave(mine)
 
 
 def is_inside(cache: object) -> bool:

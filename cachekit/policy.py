@@ -35,6 +35,8 @@ token is the item's CAS number. A plain hit never asks.
     value, not fresh, a refresh failed just now    THROTTLED   serve it, try again later
     a pass marker, fresh                           PASS        run beside the others, store if it can be stored now
     value, a generation has moved on               VOID        void it, one reader gets the lease
+    value, and that may have been a soft bump      CLOSER      ask how far it reaches
+    value, a generation was bumped softly          SOFT        mark it; one reader refreshes, the others are served
     value, a generation lower than the entry's     AHEAD       read again
     value that is not an entry of this key         GARBAGE     void it, one reader gets the lease
     empty, W (with or without X)                   MINE        run, store under this reply's CAS
@@ -172,7 +174,7 @@ def _unknown(name: str) -> str:
     """What to write instead of a field that no policy has."""
     from difflib import get_close_matches  # noqa: PLC0415 - for this hint only, and slow to load
 
-    if name in ("key", "ignore", "namespace", "version"):
+    if name in ("key", "ignore", "namespace", "version", "tags"):
         return f"Policy has no {name}=: that is the decorator's, @cache({name}=…)"
     near = get_close_matches(name, Policy._fields, n=1)
     return f"Policy has no {name}=; " + (f"did you mean {near[0]}=?" if near else f"it has {', '.join(Policy._fields)}")
@@ -235,11 +237,23 @@ class Verdict(Enum):
     THROTTLED = "throttled"
     PASS = "pass"
     VOID = "invalidated"
+    CLOSER = "looked at closer"
+    SOFT = "expired by hand"
     AHEAD = "ahead"
     GARBAGE = "garbage"
     MINE = "absent"
     BUSY = "being filled"
     NO_LEASE = "no lease"
+
+
+class Generations(tuple[int, ...]):
+    """The numbers that stand over an entry, where not every record's last bump was a hard one.
+
+    ``bases``: for each record the number from which on entries are void softly only: its own number after a hard bump;
+    None after a soft one where it was not asked how far that reaches.
+    """
+
+    bases: tuple[int | None, ...]
 
 
 class Judgement(NamedTuple):
@@ -286,13 +300,29 @@ def judge(
     if header.fingerprint != key[-16:]:
         return Judgement(Verdict.GARBAGE)
     age = age_ms(header, reply.ttl, now_s)
-    verdict = _compare(header.generations, generations)
+    verdict = compare(header.generations, generations)
+    passing = reply.client_flags == ENVELOPED_NOTE and reply.value.startswith(PASS, payload_at)
     if verdict is Verdict.FRESH:
-        passing = reply.client_flags == ENVELOPED_NOTE and reply.value.startswith(PASS, payload_at)
         verdict = _freshness(reply, header, age, eagerness)
         if verdict is Verdict.FRESH and passing:
             verdict = Verdict.PASS
+    elif verdict is Verdict.SOFT:
+        verdict = Verdict.VOID if passing else softened(reply, header, age)
     return Judgement(verdict, header, payload_at, age)
+
+
+def softened(reply: Reply, header: Header, age: float) -> Verdict:
+    """The verdict on an entry one of whose generations was bumped softly. ``age`` in milliseconds."""
+    if reply.won:
+        return Verdict.WON
+    if reply.stale and reply.claimed:
+        return Verdict.CLAIMED
+    # A claim from before the bump is no good: that run began under the old generation.
+    return Verdict.THROTTLED if _throttled(header, age) else Verdict.SOFT
+
+
+def _throttled(header: Header, age: float) -> bool:
+    return age < header.retry_ms and age < header.ttl_ms + header.stale_ms + header.stale_if_error_ms
 
 
 def _freshness(reply: Reply, header: Header, age: float, eagerness: float) -> Verdict:
@@ -306,17 +336,24 @@ def _freshness(reply: Reply, header: Header, age: float, eagerness: float) -> Ve
         return Verdict.WON
     if reply.claimed:
         return Verdict.CLAIMED
-    throttled = age < header.retry_ms and age < ttl + header.stale_ms + header.stale_if_error_ms
-    return Verdict.THROTTLED if throttled else Verdict.DUE
+    return Verdict.THROTTLED if _throttled(header, age) else Verdict.DUE
 
 
-def _compare(entry: tuple[int, ...], now: tuple[int, ...] | None) -> Verdict:
-    """Equal: valid. Lower than now: void. Higher than what was just read: this read is the older one, so read again."""
+def compare(entry: tuple[int, ...], now: tuple[int, ...] | None) -> Verdict:
+    """Equal: valid. Lower than now: void, softly where every such bump was soft. Higher than what was just read: this
+    read is the older one, so read again.
+    """
     if entry == now:
         return Verdict.FRESH
-    if now is None or len(entry) != len(now) or any(was < is_now for was, is_now in zip(entry, now, strict=True)):
+    if now is None or len(entry) != len(now):
         return Verdict.VOID
-    return Verdict.AHEAD
+    bases = now.bases if isinstance(now, Generations) else now
+    behind = [(was, base) for was, is_now, base in zip(entry, now, bases, strict=True) if was < is_now]
+    if not behind:
+        return Verdict.AHEAD
+    if any(base is not None and was < base for was, base in behind):
+        return Verdict.VOID
+    return Verdict.SOFT if all(base is not None for _, base in behind) else Verdict.CLOSER
 
 
 def age_ms(header: Header, server_ttl_s: int | None, now_s: float) -> float:

@@ -19,15 +19,27 @@ from cachekit.codecs.note import ERROR, NOTE_FLAGS, PASS
 from cachekit.errors import DecodeError
 from cachekit.expiry import RELATIVE_MAX_S, Ttl, exptime, lifetime_s
 from cachekit.meta import Reply
-from cachekit.policy import STUB_S, STUBS_PER_LEASE, Judgement, Terms, Verdict, judge
+from cachekit.policy import STUB_S, STUBS_PER_LEASE, Generations, Judgement, Terms, Verdict, judge
 from cachekit.tally import Tally
 from cachekit.types import UNSET, Unset
 
 _U32_MAX = 2**32 - 1
+_LONGEST_NUMBER = 20
+TAG_LIFE_S = 2_592_000
+"""Seconds that a tag's record is made for, 30 days: what is left of them tells when it was made."""
+
 _UNGROUPED = (0,)
 """What stands in the header of an entry over which no generation was asked."""
 
 _PLAIN_TERMS = Terms()
+
+
+TAG_QUESTIONS = (b"mg %%b c N%d O%%d\r\n" % TAG_LIFE_S, b"mg %%b c N%d E%%d O%%d\r\n" % TAG_LIFE_S)
+"""Asks for the generation of a tag, under a token; and the same with the CAS number that it is to get."""
+
+
+CLOSER = b" c v N"
+"""How a question for a generation goes on that asks also for what a soft bump leaves in its record."""
 
 
 class Recalled(Exception):
@@ -62,7 +74,8 @@ class Recipe:
 
     Args:
         name: the function's readable name, for events and logs.
-        generations: wire keys of the generation records that stand over every entry; asked in the value's own write.
+        generations: wire keys of the records that stand over every entry; asked in the value's own write.
+        grouped: whether the last of them is the function's.
         lease_s: seconds after which a fill may be taken over.
         terms: how stale a value may be served, and what else its policy says.
         enveloped: whether values travel behind a header.
@@ -70,7 +83,7 @@ class Recipe:
     """
 
     __slots__ = (
-        "delta_s", "enveloped", "generations", "jitter", "lease_s", "max_value_bytes", "name",
+        "delta_s", "enveloped", "generations", "grouped", "jitter", "lease_s", "max_value_bytes", "name",
         "packer", "read_template", "steady", "stub_s", "tally", "templates", "terms", "ttl", "warned",
     )  # fmt: skip
 
@@ -84,6 +97,7 @@ class Recipe:
         lease_s: float = 10.0,
         terms: Terms = _PLAIN_TERMS,
         generations: tuple[bytes, ...] = (),
+        grouped: bool = True,
         enveloped: bool = True,
         max_value_bytes: int = 1 << 20,
     ) -> None:
@@ -94,6 +108,7 @@ class Recipe:
         self.lease_s = lease_s
         self.terms = terms
         self.generations = generations
+        self.grouped = grouped and bool(generations)
         self.enveloped = enveloped
         self.max_value_bytes = max_value_bytes
         self.tally = Tally()
@@ -122,14 +137,28 @@ class Recipe:
         lines = [b"mg %b c f t v" + asking, *(b"mg %b c N0" % key for key in behind)]
         return b"".join([line + explicit + b" O%d\r\n" for line in lines])
 
-    def read(self, key: bytes, opaque: int, number: int = 0, *, claim: bool = False) -> bytes:
-        """The read of ``key`` with its lease, and of the generations over it: one write, ``1 + len(generations)``
-        replies.
+    def read(
+        self,
+        key: bytes,
+        opaque: int,
+        number: int = 0,
+        *,
+        claim: bool = False,
+        closer: bool = False,
+        tags: tuple[bytes, ...] = (),
+    ) -> bytes:
+        """The read of ``key`` with its lease, and of the generations over it: one write, and a reply to each.
 
         ``number``: the CAS number to give to what this read makes, on servers that take one; 0: the server counts.
-        ``claim``: ask for the right to refresh what stands there, too.
+        ``claim``: ask for the right to refresh what stands there, too. ``tags``: records that stand over this entry
+        alone; they are asked for right behind the value. ``closer``: ask also how far a soft bump of each generation
+        reaches.
         """
-        return self._filled("claim" if claim else "read", key, opaque, number)
+        request = self._filled("claim" if claim else "read", key, opaque, number, tags)
+        if not closer:
+            return request
+        own, _, questions = request.partition(b"\r\n")
+        return own + b"\r\n" + questions.replace(b" c N", CLOSER)
 
     def split(self, *, explicit: bool = False) -> tuple[bytes, bytes]:
         """What a read and the question for its one generation are filled into, apart: (key, token) and (token,), with a
@@ -138,15 +167,19 @@ class Recipe:
         own, _, behind = self.templates["read", explicit].partition(b"\r\n")
         return own + b"\r\n", behind
 
-    def look(self, key: bytes, opaque: int, number: int = 0) -> bytes:
+    def look(self, key: bytes, opaque: int, number: int = 0, tags: tuple[bytes, ...] = ()) -> bytes:
         """The same read without asking for a lease where nothing is stored."""
-        return self._filled("look", key, opaque, number)
+        return self._filled("look", key, opaque, number, tags)
 
-    def _filled(self, what: str, key: bytes, opaque: int, number: int) -> bytes:
-        behind = len(self.generations)
-        if number:
-            return self.templates[what, True] % (key, number, opaque, *(number, opaque) * behind)
-        return self.templates[what, False] % (key, opaque, *(opaque,) * behind)
+    def _filled(self, what: str, key: bytes, opaque: int, number: int, tags: tuple[bytes, ...]) -> bytes:
+        token = (number, opaque) if number else (opaque,)
+        template, behind = self.templates[what, bool(number)], len(self.generations)
+        if not tags:
+            return template % (key, *token, *token * behind)
+        own, _, rest = template.partition(b"\r\n")
+        asked = TAG_QUESTIONS[bool(number)]
+        asking = [asked % (tag, *token) for tag in tags]
+        return b"".join([own % (key, *token), b"\r\n", *asking, rest % (token * behind)])
 
     def expire_request(self, key: bytes, opaque: int, number: int = 0) -> bytes:
         """Mark what stands there as stale: the next reader gets the W, the others may be served it meanwhile. It ends
@@ -326,8 +359,30 @@ class Recipe:
 
 def numbers(replies: list[Reply]) -> tuple[int, ...] | None:
     """The generations in the replies to a read, or None where one could not be had."""
-    found = tuple(reply.cas for reply in replies if reply.code == "HD" and reply.cas is not None)
-    return found if len(found) == len(replies) else None
+    found: list[int] = []
+    hard = True
+    for reply in replies:
+        if reply.cas is None or reply.code not in ("HD", "VA"):
+            return None
+        found.append(reply.cas)
+        hard = hard and (reply.claimed or reply.won)
+    if hard:
+        return tuple(found)
+    generations = Generations(found)
+    generations.bases = tuple([soft_base(reply) for reply in replies])
+    return generations
+
+
+def soft_base(reply: Reply) -> int | None:
+    """The number from which on entries are only softly void, in what was read of a record; None: it was not asked.
+
+    A record that its reader made has W or Z for as long as it stands, so its last bump was a hard one, which deletes
+    it. A soft bump stores it, and with it the number from before; storing takes W and Z off (protocol.txt, Meta Get).
+    """
+    if reply.code == "HD" and not reply.claimed and not reply.won:
+        return None
+    value = reply.value or b""
+    return int(value) if value.isdigit() and len(value) <= _LONGEST_NUMBER else reply.cas
 
 
 def store_request(key: bytes, sealed: tuple[int, bytes, int], cas: int, opaque: int, number: int = 0) -> bytes:

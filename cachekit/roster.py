@@ -2,18 +2,25 @@
 
 Threads and event loops keep connections of their own (``sync/fleet.py``, ``aio/fleet.py``), but what one of them learns
 of a server holds for all: one cache has one roster.
+
+An invalidation that a server has not acknowledged is kept in the *outbox*. While something is in it for a server, that
+server is one of the suspects, and every way to it begins with telling it: threads in ``sync/replaying.py``, event loops
+in ``aio/replaying.py``, and the probe before it says that the server is up. So nobody in this process reads there what
+this process has invalidated, on whichever connection.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import random
 import re
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cachekit.errors import Refused, ServerError, Unreachable
@@ -25,6 +32,8 @@ from cachekit.servers import Server, Target
 
 if TYPE_CHECKING:
     from cachekit.embedded import EmbeddedServer
+    from cachekit.outbox import Outbox
+    from cachekit.replay import Item
 
 logger = logging.getLogger("cachekit")
 
@@ -35,9 +44,10 @@ EXPLICIT_CAS = (1, 6, 27)
 class Roster:
     """The servers behind one cache. Thread-safe.
 
-    ``suspects`` holds the indexes of the servers that failed last time; the hit paths leave them to the slow ones,
-    which ask ``check_up`` first. ``explicit``: indexes of the servers that take a CAS number from their client.
-    ``clock``: seconds since the epoch, for the embedded server.
+    ``suspects`` holds the indexes of the servers that failed last time, or have something to be told; the hit paths
+    leave them to the slow ones, which ask ``check_up`` and ``waiting`` first. ``explicit``: indexes of the servers that
+    take a CAS number from their client. ``distrust``: seconds since 1970, by index of the server; what was created
+    before is not to be trusted. ``clock``: seconds since the epoch, for the embedded server.
     """
 
     def __init__(
@@ -67,6 +77,10 @@ class Roster:
         self.suspects: set[int] = set()
         self.explicit: set[int] = set()
         self.versions_known: set[int] = set()
+        self.distrust: dict[int, float] = {}
+        self.groups: Callable[[], Iterable[bytes]] = tuple
+        """Gives the wire keys of the groups that this cache knows."""
+        self.outbox: Outbox | None = None
         self.on_fork = on_fork
         self._begin()
         _rosters.add(self)
@@ -80,6 +94,8 @@ class Roster:
     def forked(self) -> None:
         """This is a child process now: nothing that the parent's threads hold may be touched, only left behind."""
         self._begin()
+        if self.outbox is not None:
+            self.outbox.forked()
         self.on_fork()
 
     def try_server(self, index: int) -> None:
@@ -122,14 +138,74 @@ class Roster:
         """Note a full reply; the server is up."""
         with self._lock:
             back = self.health[index].succeeded()
-            self.suspects.discard(index)
+            if not self.waiting(index):
+                self.suspects.discard(index)
+                if self.waiting(index):  # a signal handler came between
+                    self.suspects.add(index)
         if back:
             logger.info("memcached server %s is back", self.names[index])
             if self.hooks.on_server:
                 self.hooks.on_server.emit(ServerState(self.names[index], up=True))
 
+    # -- what servers have not been told -----------------------------------------------------------------------------
+
+    def keep(self, index: int, keys: Sequence[bytes], *, soft: bool = False, group: bool = False) -> None:
+        """Keep invalidations of ``keys`` that the server has not acknowledged, to be told it before anything else. In
+        the spool, where there is one, when this returns.
+        """
+        if self.embedded is not None or not keys:
+            return
+        with self._lock:
+            outbox = self._outbox()
+            self.suspects.add(index)
+            change = outbox.keep(index, keys, soft=soft, group=group)
+            self.health[index].look_soon(time.monotonic(), random.random)
+        outbox.save(index, change)
+        _tell_at_exit()
+        self._watch()
+
+    def open_spool(self, path: str) -> None:
+        """Keep them in the file at ``path`` as well, and take over what was left there."""
+        if self.embedded is not None:
+            return
+        from cachekit.spool import Spool  # noqa: PLC0415 - few programs have one
+
+        with self._lock:
+            outbox = self._outbox()
+            outbox.spool = Spool(path)
+            left = outbox.load()
+            self.suspects.update(left)
+        if left:
+            self._watch()
+
+    def _outbox(self) -> Outbox:
+        if self.outbox is None:
+            from cachekit.outbox import Outbox  # noqa: PLC0415 - most processes never need one
+
+            self.outbox = Outbox(self.names, self.hooks, lambda: self.groups(), self.distrust)
+        return self.outbox
+
+    def waiting(self, index: int) -> bool:
+        """Whether the server has to be told something before it is asked anything."""
+        outbox = self.outbox
+        return outbox is not None and bool(outbox.queues[index])
+
+    def settle(self, index: int, items: Sequence[Item], replies: Sequence[Reply]) -> None:
+        """The server has answered what it was told. Raises ``Refused``."""
+        outbox = self.outbox
+        if outbox is not None and outbox.settle(index, items, replies):
+            with self._lock:
+                if self.health[index].up and not self.waiting(index):
+                    self.suspects.discard(index)
+                    if self.waiting(index):
+                        self.suspects.add(index)
+            outbox.report(index)
+
+    def tell(self) -> None:
+        """Try once, for at most a deadline, to tell the servers that are up what they have not been told."""
+
     def _watch(self) -> None:
-        """Have the probe running while anything is down."""
+        """Have the probe running while anything is down, or has something to be told."""
         with self._lock:
             if self._prober is not None and self._prober.is_alive() and self._watched_by is self._stop:
                 return
@@ -144,19 +220,26 @@ class Roster:
                 self._prober = None
 
     def probe(self) -> float | None:
-        """Try the servers that are due; seconds until the next probe, None when all are up."""
+        """Try the servers that are due; seconds until the next probe, None when all are up and know everything."""
         for index, health in enumerate(self.health):
-            if health.up or health.probe_due_in(time.monotonic()) > 0:
+            if not self._to_probe(index) or health.probe_due_in(time.monotonic()) > 0:
                 continue
             try:
                 self.try_server(index)
-            except ServerError:
-                with self._lock:
-                    health.failed(time.monotonic(), random.random)
+            except ServerError as error:
+                if health.up:
+                    self.failed(index, error)
+                else:
+                    with self._lock:
+                        health.failed(time.monotonic(), random.random)
             else:
                 self.succeeded(index)
-        pauses = [health.probe_due_in(time.monotonic()) for health in self.health if not health.up]
+        now = time.monotonic()
+        pauses = [health.probe_due_in(now) for index, health in enumerate(self.health) if self._to_probe(index)]
         return min(pauses) if pauses else None
+
+    def _to_probe(self, index: int) -> bool:
+        return not self.health[index].up or self.waiting(index)
 
     def stop_probing(self) -> None:
         """End the probe; a later use may start one of its own."""
@@ -181,12 +264,35 @@ def _probe(roster: weakref.ref[Roster], stop: threading.Event) -> None:
 
 
 _rosters: weakref.WeakSet[Roster] = weakref.WeakSet()
+_at_exit: list[object] = []
 
 
 def _after_fork() -> None:
+    del _at_exit[1:]
     for roster in list(_rosters):
         roster.forked()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _tell_at_exit() -> None:
+    """Have the end of the process try once more to tell servers what they don't know: also in a child of
+    multiprocessing, where atexit does not run.
+    """
+    if not _at_exit:
+        _at_exit.append(atexit.register(_tell_all))
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and len(_at_exit) < 2:
+        _at_exit.append(util.Finalize(None, _tell_all, exitpriority=9))
+
+
+def _tell_all() -> None:
+    for roster in list(_rosters):
+        if roster.outbox is None or roster.pid != os.getpid():
+            continue
+        roster.tell()
+        left = roster.outbox.waiting() if roster.outbox.spool is None else {}
+        for name, count in left.items():
+            logger.warning("memcached server %s was never told %d invalidations of this process", name, count)

@@ -94,7 +94,8 @@ def test_the_embedded_server_understands_every_request() -> None:
         (b"HD O1\r\n", None),
         (b"HD c5 O1\r\nEN O1\r\n", None),
         (b"SERVER_ERROR out of memory\r\n", None),
-        (b"VA 1 c5 O1\r\nx\r\n", None),
+        (b"VA 0 c5 O1 Z\r\n\r\nVA 1 c6 O1\r\n3\r\n", (5, 6)),
+        (b"VA 1 O1\r\nx\r\n", None),
     ],
 )
 def test_generations_are_all_there_or_none(lines: bytes, expected: tuple[int, ...] | None) -> None:

@@ -12,6 +12,7 @@ from cachekit.aio.drive import run, run_here
 from cachekit.direct import check_function, check_token
 from cachekit.errors import CacheError, Unreachable
 from cachekit.flows import direct as flows
+from cachekit.flows.tell import Group, bump, namespace_of, tags_of
 from cachekit.keys import wire_key
 from cachekit.ops import Flow
 from cachekit.types import MISS, UNSET
@@ -149,6 +150,34 @@ class AsyncVerbs:
         """
         check_function(compute)
         flow = flows.get_or_set(self._cache, key, partial(_computed, compute), ttl)
+        return await run(flow, self._cache._loops.here())
+
+    # -- many entries at once ----------------------------------------------------------------------------------------
+
+    async def invalidate_tags(self, *tags: str) -> bool:
+        """Void every entry that bears one of ``tags``, and any fill of one under way.
+
+        True once every server has acknowledged: from then no caller anywhere gets a value computed before. Raises
+        ``ConfigurationError`` (a ``ValueError``) for a tag that is no text, or empty.
+        """
+        return await self._bump(tags_of(self._cache._prefix, tags))
+
+    async def expire_tags(self, *tags: str) -> bool:
+        """Invalidate every entry that bears one of ``tags`` softly: for each, the next caller refreshes it, and the
+        others are served the old value meanwhile, as long as it may be stale by its header.
+        """
+        return await self._bump(tags_of(self._cache._prefix, tags), soft=True)
+
+    async def invalidate_namespace(self, namespace: str) -> bool:
+        """Void every entry of every function that is decorated with that namespace, or whose call came to it."""
+        return await self._bump([namespace_of(self._cache._prefix, namespace)])
+
+    async def expire_namespace(self, namespace: str) -> bool:
+        """Invalidate every entry of the namespace softly; see ``expire_tags``."""
+        return await self._bump([namespace_of(self._cache._prefix, namespace)], soft=True)
+
+    async def _bump(self, groups: list[Group], *, soft: bool = False) -> bool:
+        flow = bump(groups, self._cache._env, self._cache._tally, soft=soft)
         return await run(flow, self._cache._loops.here())
 
 

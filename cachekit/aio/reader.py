@@ -27,18 +27,21 @@ from cachekit.ops import Exchange, Flow, Replies
 from cachekit.recipe import Recipe
 
 Function = Callable[..., Any]
+TagsOf = Callable[..., tuple[bytes, ...]]
 Reader = Callable[[bytes, Function, tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]]
 """Takes a wire key, and the function and arguments that make its value; the coroutine returns the stored value or a
 computed one.
 """
 
 
-def reader(recipe: Recipe, loops: Loops, env: Env, name: str) -> Reader:
-    """The hit path of the coroutine function ``name``, whose entries ``recipe`` describes."""
-    slow = _SlowPath(recipe, loops, env)
+def reader(recipe: Recipe, loops: Loops, env: Env, name: str, tags: TagsOf | None = None) -> Reader:
+    """The hit path of the coroutine function ``name``, whose entries ``recipe`` describes. ``tags`` gives the wire keys
+    of the records that stand over one call's entry alone.
+    """
+    slow = _SlowPath(recipe, loops, env, tags)
     if recipe.ttl == 0:
         return slow.uncached
-    if not recipe.enveloped or len(recipe.generations) > 1:
+    if not recipe.enveloped or tags is not None or len(recipe.generations) > 1:
         return slow.from_the_start
     read = _under_a_generation(slow) if recipe.generations else _under_none(slow)
     # Its coroutines bear the user's name in the warning about a forgotten await, and in what a task shows of itself.
@@ -117,12 +120,13 @@ def _under_none(slow: _SlowPath) -> Reader:
 class _SlowPath:
     """Where the hit path hands over: the same read, told to the flows."""
 
-    def __init__(self, recipe: Recipe, loops: Loops, env: Env) -> None:
-        self.recipe, self.loops, self.env = recipe, loops, env
+    def __init__(self, recipe: Recipe, loops: Loops, env: Env, tags_of: TagsOf | None) -> None:
+        self.recipe, self.loops, self.env, self.tags_of = recipe, loops, env, tags_of
 
     def job(self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
         """The call as the flows want it."""
-        return Job(self.recipe, key, self.loops.roster.ring.index(key), partial(function, *args, **kwargs))
+        tags = self.tags_of(*args, **kwargs) if self.tags_of is not None else ()
+        return Job(self.recipe, key, self.loops.roster.ring.index(key), partial(function, *args, **kwargs), tags)
 
     async def from_the_start(
         self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -140,7 +144,7 @@ class _SlowPath:
         """An answer came that is not plainly fresh. ``early``: this reader has drawn, and is to refresh the value
         before its ttl.
         """
-        mine = plainly_mine(data, opaque, bool(self.recipe.generations))
+        mine = plainly_mine(data, opaque, bool(self.recipe.generations)) if job.expected <= 2 else None
         if mine is not None:
             self.env.missed(job, "absent")
             cas, generations = mine
@@ -154,7 +158,7 @@ class _SlowPath:
 
     def _judged(self, job: Job, fleet: AsyncFleet, line: AnyLine, data: bytes, opaque: int, early: bool) -> Flow[Any]:
         """The way of a call whose first read brought ``data``. Raises ``ProtocolError``."""
-        asked = Exchange(job.server, b"", 1 + len(self.recipe.generations), opaque)
+        asked = Exchange(job.server, b"", job.expected, opaque)
         replies: Replies = fleet.understood(asked, line, data, line.opened_at)
         return call(job, self.env, replies, early=early)
 

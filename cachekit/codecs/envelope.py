@@ -13,7 +13,7 @@
         44     8  stale_if_error in ms
         52     4  hard end in s, the T that was stored; 0 = never
         56     4  delta in µs: how long the fill ran, capped
-        60   8 n  generations; the first is the function's, 0 = not asked
+        60   8 n  generations, in the order in which they are asked for; one 0 where none is
     60 + 8 n   8  retry in ms: a refresh failed, and before this age nobody tries again; 0 = none did
     68 + 8 n   8  slide in ms: each use lets the value live so much longer; 0 = not at all
     76 + 8 n      what later versions may add, up to the header length

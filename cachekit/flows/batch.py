@@ -30,9 +30,9 @@ from cachekit.flows.call import call, inside_itself
 from cachekit.flows.fill import fill, refresh
 from cachekit.flows.lease import Lease
 from cachekit.flows.tell import Request, tell
-from cachekit.flows.together import ComputeAll, SharedEnv, Together
+from cachekit.flows.together import ComputeAll, SharedEnv, Together, lot_size
 from cachekit.meta import Reply
-from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather, Replies
+from cachekit.ops import Exchange, Flow, Gather, Replies
 from cachekit.policy import Judgement, Verdict
 from cachekit.recipe import Packed, Recipe, numbers
 from cachekit.types import UNSET, Unset
@@ -119,9 +119,10 @@ class _Window:
     def read(self) -> Flow[None]:
         """Ask every server for its keys, batch after bounded batch, with one question for the generations in each."""
         waiting = self._by_server()
+        size = lot_size(self.jobs)
         while waiting:
-            lots = {server: positions[:BATCH_KEYS] for server, positions in waiting.items()}
-            waiting = {server: rest for server, all_ in waiting.items() if (rest := all_[BATCH_KEYS:])}
+            lots = {server: positions[:size] for server, positions in waiting.items()}
+            waiting = {server: rest for server, all_ in waiting.items() if (rest := all_[size:])}
             try:
                 outcomes = yield Gather(tuple(self._exchange(server, lot) for server, lot in lots.items()))
                 for lot, outcome in zip(lots.values(), outcomes, strict=True):
@@ -148,12 +149,11 @@ class _Window:
         return waiting
 
     def _exchange(self, server: int, lot: list[int]) -> Exchange:
-        env, jobs, read, cut = self.env, self.jobs, self.recipe.read, self.env.cut
-        requests = [read(jobs[position].key, env.token, env.number(server)) for position in lot]
-        parts = [cut(request, 1 + env.groups) for request in requests]
-        request = b"".join([*(own for own, _ in parts), parts[-1][1]])
+        env, jobs, read = self.env, [self.jobs[position] for position in lot], self.recipe.read
+        asked = [(read(job.key, env.token, env.number(server), tags=job.tags), job.expected) for job in jobs]
+        request, expected = env.together(asked)
         lost = partial(self._read_lost, lot)
-        return Exchange(server, request, len(lot) + env.groups, env.token, retry=True, lost=lost)
+        return Exchange(server, request, expected, env.token, retry=True, lost=lost)
 
     def _read_lost(self, lot: list[int]) -> None:
         for position in lot:
@@ -174,11 +174,10 @@ class _Window:
 
     def _look(self, lot: list[int], outcome: Replies) -> None:
         """Serve what is plainly fresh; what is plainly ours is filled, and all else goes the way of a single call."""
-        recipe, env, sent_at = self.recipe, self.env, outcome.sent_at
-        behind = outcome.replies[len(lot) :]
-        generations, beta = numbers(behind), recipe.terms.beta
-        for position, reply in zip(lot, outcome.replies, strict=False):
-            job, early = self.jobs[position], False
+        recipe, env, sent_at, beta = self.recipe, self.env, outcome.sent_at, self.recipe.terms.beta
+        for position, replies in zip(lot, env.apart(self.jobs, lot, outcome), strict=True):
+            job, reply, early = self.jobs[position], replies.replies[0], False
+            generations = numbers(replies.replies[1:])
             if reply.cas:
                 judgement = recipe.judge(reply, generations, job.key, env.now(), env.draw(beta))
                 if judgement.verdict is Verdict.FRESH and self._serve(position, reply, judgement):
@@ -188,7 +187,7 @@ class _Window:
                     self.flows[position] = fill(job, env, Lease(reply.cas, sent_at, generations))
                     continue
                 early = judgement.verdict is Verdict.DUE
-            self.flows[position] = call(job, env, Replies([reply, *behind], sent_at), early=early)
+            self.flows[position] = call(job, env, replies, early=early)
 
     def _serve(self, position: int, reply: Reply, judgement: Judgement) -> bool:
         """Serve a fresh value, if there is nothing else to do about it."""

@@ -16,6 +16,7 @@ from cachekit.flows.lease import (
     ask,
     claim,
     give_back,
+    mark_and_read,
     put_back,
     read,
     slide,
@@ -75,9 +76,10 @@ _HOPELESS = frozenset({Verdict.MINE, Verdict.NO_LEASE})
 def _compete(job: Job, env: Env, patience: Patience, replies: Replies | None, early: bool) -> Flow[Any]:
     """Read, judge and act until there is a value: a stored one, somebody else's, or one's own."""
     eagerness, claimed = CERTAIN if early else env.draw(job.recipe.terms.beta), False
+    closer = False
     while patience.rounds < ROUNDS:
         if replies is None:
-            replies = yield from ask(read(job, env))
+            replies = yield from ask(read(job, env, closer=closer))
         if replies.replies[0].cas == 0:
             env.without_cas(job)
             patience.missed("no CAS")
@@ -91,12 +93,19 @@ def _compete(job: Job, env: Env, patience: Patience, replies: Replies | None, ea
                 return (yield from _unclaimed(job, env, patience, sight.standing, failure))
             eagerness = CERTAIN if replies.replies[0].won else 0.0
             continue
+        if verdict is Verdict.CLOSER and not closer:
+            closer, replies = True, (yield from _look_closer(job, env, sight))
+            continue
         outcome = yield from _answer(job, env, patience, sight)
         if outcome is not None:
             return outcome[0]
         eagerness, claimed = 0.0, False
         if verdict in _WAITED and sight.generations is not None:
             replies = None
+            continue
+        if verdict is Verdict.SOFT:
+            patience.rounds += 1
+            replies = yield from ask(mark_and_read(job, env, sight.lease.cas))
             continue
         patience.missed("garbage" if verdict in _READABLE else verdict.value)
         if verdict in _HOPELESS or sight.generations is None:
@@ -108,6 +117,15 @@ def _compete(job: Job, env: Env, patience: Patience, replies: Replies | None, ea
             # Void: invalidated, unreadable, or due and not to be claimed (somebody's touch took its end away).
             replies = yield from ask(void_and_read(job, env, sight.lease.cas))
     return (yield from run_unprotected(job, env))
+
+
+def _look_closer(job: Job, env: Env, sight: _Sight) -> Flow[Replies]:
+    """Read again, with how far a soft bump of each generation reaches."""
+    replies = yield from ask(read(job, env, closer=True))
+    reply = replies.replies[0]
+    if sight.standing.reply.won and reply.cas == sight.lease.cas:
+        reply.won, reply.claimed = True, False  # the first read was given the right to refresh it
+    return replies
 
 
 def _unclaimed(job: Job, env: Env, patience: Patience, standing: Standing, failure: ReadFailed) -> Flow[Any]:

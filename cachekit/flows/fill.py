@@ -30,6 +30,7 @@ from cachekit.ops import Compute, Flow, Replies
 from cachekit.policy import Verdict
 from cachekit.recipe import Packed, numbers
 
+_NO_STANDING = frozenset({Verdict.VOID, Verdict.AHEAD, Verdict.PASS, Verdict.CLOSER})
 _SETTLED = frozenset({"", "superseded"})
 """Outcomes of a store after which the lease is nobody's any more."""
 
@@ -237,6 +238,6 @@ def refresh(job: Job, env: Env) -> Flow[Any]:
             yield from give_back(job, env, reply.cas)
         return (yield from run_bare(job, env))
     judgement = job.recipe.judge(reply, generations, job.key, env.now())
-    known = judgement.header is not None and judgement.verdict not in (Verdict.VOID, Verdict.AHEAD, Verdict.PASS)
+    known = judgement.header is not None and judgement.verdict not in _NO_STANDING
     standing = Standing(reply, judgement, env.monotonic(), rescue=False) if known else None
     return (yield from fill(job, env, Lease(reply.cas, replies.sent_at, generations, ours=reply.won), standing))

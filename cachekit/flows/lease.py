@@ -5,6 +5,7 @@
 from functools import partial
 from typing import Any, NamedTuple
 
+from cachekit import meta
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
 from cachekit.expiry import exptime
@@ -61,12 +62,13 @@ def ask(exchange: Exchange) -> Flow[Replies]:
         raise ReadFailed(error) from error
 
 
-def read(job: Job, env: Env) -> Exchange:
-    """Ask for the value, its generations, and the lease where there is no value."""
+def read(job: Job, env: Env, *, closer: bool = False) -> Exchange:
+    """Ask for the value, its generations, and the lease where there is no value. ``closer``: and for how far a soft
+    bump of each generation reaches.
+    """
     opaque = env.opaque()
-    request = job.recipe.read(job.key, opaque, env.number(job.server))
-    expected, lost = 1 + len(job.recipe.generations), partial(env.read_lost, job.key)
-    return Exchange(job.server, request, expected, opaque, retry=True, lost=lost)
+    request = job.recipe.read(job.key, opaque, env.number(job.server), closer=closer, tags=job.tags)
+    return Exchange(job.server, request, job.expected, opaque, retry=True, lost=partial(env.read_lost, job.key))
 
 
 def claim(job: Job, env: Env) -> Exchange:
@@ -74,8 +76,8 @@ def claim(job: Job, env: Env) -> Exchange:
     one's claim.
     """
     opaque = env.opaque()
-    request = job.recipe.read(job.key, opaque, env.number(job.server), claim=True)
-    return Exchange(job.server, request, 1 + len(job.recipe.generations), opaque)
+    request = job.recipe.read(job.key, opaque, env.number(job.server), claim=True, tags=job.tags)
+    return Exchange(job.server, request, job.expected, opaque)
 
 
 def void_and_read(job: Job, env: Env, cas: int) -> Exchange:
@@ -83,9 +85,20 @@ def void_and_read(job: Job, env: Env, cas: int) -> Exchange:
     gets it.
     """
     opaque = env.opaque()
-    again = job.recipe.read(job.key, opaque, env.number(job.server))
+    again = job.recipe.read(job.key, opaque, env.number(job.server), tags=job.tags)
     request = give_back_request(job.key, cas, opaque) + again
-    return Exchange(job.server, request, 2 + len(job.recipe.generations), opaque, skip=1)
+    return Exchange(job.server, request, 1 + job.expected, opaque, skip=1)
+
+
+def mark_and_read(job: Job, env: Env, cas: int) -> Exchange:
+    """An entry under a generation that was bumped softly: mark exactly what was seen as stale and read again, in one
+    write, so that one reader gets the right to refresh it.
+    """
+    opaque = env.opaque()
+    number = env.number(job.server)
+    again = job.recipe.read(job.key, opaque, env.number(job.server), closer=True, tags=job.tags)
+    how = b"I C%d E%d O%d" % (cas, number, opaque) if number else b"I C%d O%d" % (cas, opaque)
+    return Exchange(job.server, meta.md(job.key, how) + again, 1 + job.expected, opaque, skip=1)
 
 
 def store(

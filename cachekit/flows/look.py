@@ -9,6 +9,7 @@ item.
 # Annotations are not postponed here, as in the other flows.
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from cachekit import meta
@@ -20,11 +21,12 @@ from cachekit.frozen import Frozen
 from cachekit.meta import Reply
 from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather
 from cachekit.policy import Judgement, Verdict
-from cachekit.recipe import Recalled
+from cachekit.recipe import Recalled, numbers
 from cachekit.types import Key
 
-_OLD = frozenset({Verdict.DUE, Verdict.THROTTLED})
+_OLD = frozenset({Verdict.DUE, Verdict.THROTTLED, Verdict.SOFT})
 
+_GONE = Reply("EN")
 _Keys = dict[int, list[bytes]]
 """Keys by the index of the server that holds them."""
 
@@ -77,9 +79,9 @@ class Sight:
         self.errors: list[ServerError] = []
         self._env = env
         self._servers = {job.key: job.server for job in jobs}
+        self._groups = {job.key: job.groups for job in jobs}
         self._recipe = jobs[0].recipe
-        self._behind = b"".join([b"mg %b c\r\n" % key for key in self._recipe.generations])
-        self._generations: dict[int, tuple[int, ...] | None] = {}
+        self._records: dict[tuple[int, bytes], Reply] = {}
 
     def look(self) -> Flow[None]:
         """Ask for the values and the generations over them in the same write, then for the lifetimes."""
@@ -88,7 +90,10 @@ class Sight:
 
     def judge(self, key: bytes, now_s: float) -> Judgement:
         """The verdict on a key that was ``found``."""
-        return self._recipe.judge(self.found[key], self._generations[self._servers[key]], key, now_s)
+        server = self._servers[key]
+        # One that is not there any more was bumped or lost: nothing under it can be trusted.
+        records = [self._records.get((server, group), _GONE) for group in self._groups[key]]
+        return self._recipe.judge(self.found[key], numbers(records), key, now_s)
 
     def _by_server(self, keys: dict[bytes, Any]) -> _Keys:
         groups: _Keys = {}
@@ -96,8 +101,13 @@ class Sight:
             groups.setdefault(self._servers[key], []).append(key)
         return groups
 
+    def _over(self, lot: list[bytes]) -> list[bytes]:
+        """The records that stand over those keys, each once."""
+        return list(dict.fromkeys(chain.from_iterable(self._groups[key] for key in lot)))
+
     def _gets(self, server: int, lot: list[bytes]) -> Exchange:
-        groups, wanted = len(self._recipe.generations), frozenset(lot)
+        asked, wanted = self._over(lot), frozenset(lot)
+        groups = len(asked)
 
         def fits(replies: list[Reply]) -> bool:
             """Any number of VALUEs, END, and a line for each generation."""
@@ -106,17 +116,17 @@ class Sight:
             return (
                 [reply.code for reply in end] == ["END"]
                 and all(reply.code == "VALUE" and reply.key in wanted for reply in values)
-                and all(reply.code in ("HD", "EN") for reply in behind)
+                and all(reply.code in ("VA", "EN") for reply in behind)
             )
 
-        request = b"gets %b\r\n%b" % (b" ".join(lot), self._behind)
+        behind = b"".join([b"mg %b c v\r\n" % group for group in asked])
+        request = b"gets %b\r\n%b" % (b" ".join(lot), behind)
         return Exchange(server, request, 1 + groups, None, retry=True, fits=fits)
 
-    def _take(self, server: int, _: list[bytes], replies: list[Reply]) -> None:
-        ends = len(replies) - len(self._recipe.generations)
-        # A generation that is not there any more was bumped or lost: nothing under it can be trusted.
-        numbers = tuple([reply.cas for reply in replies[ends:] if reply.cas is not None])
-        self._generations[server] = numbers if len(numbers) == len(self._recipe.generations) else None
+    def _take(self, server: int, lot: list[bytes], replies: list[Reply]) -> None:
+        asked = self._over(lot)
+        ends = len(replies) - len(asked)
+        self._records.update({(server, group): reply for group, reply in zip(asked, replies[ends:], strict=True)})
         for reply in replies[: ends - 1]:
             key = reply.key or b""
             self.found[key] = Reply("VA", reply.value, key, reply.cas or 0, client_flags=reply.client_flags)
@@ -200,7 +210,7 @@ def explain(job: Job, env: Env) -> Flow[Explanation]:
     if judgement.header is None:
         return Explanation(*where, judgement.verdict.value, size_bytes=len(reply.value or b""))
     header = judgement.header
-    stale = judgement.verdict is Verdict.DUE and judgement.servable()
+    stale = judgement.verdict in (Verdict.DUE, Verdict.SOFT) and judgement.servable()
     return Explanation(
         *where,
         "stale" if stale else judgement.verdict.value,

@@ -8,8 +8,8 @@ from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
 from cachekit.flows.call import call
 from cachekit.flows.lease import Lease, Standing, put_back
-from cachekit.flows.together import SharedEnv
-from cachekit.ops import BATCH_KEYS, Each, Exchange, Flow, Gather, Replies
+from cachekit.flows.together import SharedEnv, lot_size
+from cachekit.ops import Each, Exchange, Flow, Gather, Replies
 from cachekit.policy import Verdict
 from cachekit.recipe import Recalled, numbers
 
@@ -50,9 +50,10 @@ class _Reading:
         waiting: dict[int, list[int]] = {}
         for position, job in enumerate(self.jobs):
             waiting.setdefault(job.server, []).append(position)
+        size = lot_size(self.jobs)
         while waiting:
-            lots = {server: positions[:BATCH_KEYS] for server, positions in waiting.items()}
-            waiting = {server: rest for server, all_ in waiting.items() if (rest := all_[BATCH_KEYS:])}
+            lots = {server: positions[:size] for server, positions in waiting.items()}
+            waiting = {server: rest for server, all_ in waiting.items() if (rest := all_[size:])}
             outcomes = yield Gather(tuple(self._exchange(server, lot) for server, lot in lots.items()))
             for lot, outcome in zip(lots.values(), outcomes, strict=True):
                 if not isinstance(outcome, ServerError):  # else each call hears of it for itself
@@ -60,18 +61,19 @@ class _Reading:
 
     def _exchange(self, server: int, lot: list[int]) -> Exchange:
         shared = self._shared
-        asked = [self.recipe.look(self.jobs[position].key, shared.token, self.env.number(server)) for position in lot]
-        parts = [shared.cut(request, 1 + shared.groups) for request in asked]
-        request = b"".join([*(own for own, _ in parts), parts[-1][1]])
-        return Exchange(server, request, len(lot) + shared.groups, shared.token, retry=True)
+        jobs, number, look = [self.jobs[position] for position in lot], self.env.number, self.recipe.look
+        asked = [(look(job.key, shared.token, number(server), job.tags), job.expected) for job in jobs]
+        request, expected = shared.together(asked)
+        return Exchange(server, request, expected, shared.token, retry=True)
 
     def _look(self, lot: list[int], outcome: Replies) -> None:
-        env, recipe, behind = self.env, self.recipe, outcome.replies[len(lot) :]
-        generations = numbers(behind)
-        for position, reply in zip(lot, outcome.replies, strict=False):
+        env, recipe = self.env, self.recipe
+        for position, replies in zip(lot, self._shared.apart(self.jobs, lot, outcome), strict=True):
+            reply = replies.replies[0]
             if reply.code != "VA":
                 continue
             job = self.jobs[position]
+            generations = numbers(replies.replies[1:])
             judgement = recipe.judge(reply, generations, job.key, env.now(), env.draw(recipe.terms.beta))
             if judgement.verdict is Verdict.FRESH and not recipe.terms.sliding:
                 try:
@@ -80,8 +82,7 @@ class _Reading:
                     continue
                 except (DecodeError, Recalled):
                     pass  # the call will say what is to be done
-            known = Replies([reply, *behind], outcome.sent_at)
-            self.others[position] = known, judgement.verdict is Verdict.DUE
+            self.others[position] = replies, judgement.verdict is Verdict.DUE
 
     def call(self, position: int) -> Flow[Any]:
         """The way of one call that was not served."""

@@ -120,7 +120,7 @@ def _behind(job: Job, env: Env, lease: Lease, flight: Flight | None = None) -> F
     ``flight``: one that was boarded for this run, and that others wait for.
     """
     try:
-        replies: Replies = yield read(job, env)
+        replies: Replies = yield read(job, env, closer=True)
     except BaseException as error:
         if flight is not None:
             env.flights.crash(job.key, lease.cas, None, flight)

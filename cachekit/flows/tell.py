@@ -1,23 +1,63 @@
-"""Invalidations: of one entry, and of all entries of a function at once.
+"""Invalidations: of one entry, and of all entries under a function, a tag or a namespace.
 
-They are told to the server, and what ran under no lease meanwhile is forgotten: nobody joins it any more.
+Of one entry its own server is told. Of a group every server is: each has a record of its own behind it, and to bump the
+record voids every entry there that was computed under it, however many::
+
+    hard    md <record>                 the next who asks makes it anew, under a higher number; older entries are void
+    soft    mg <record> v, ms … C<cas>  the record is stored again, under a higher number, and in it stands the number
+                                        from which on entries are void only softly: one caller refreshes each, the
+                                        others are served the old value meanwhile
+
+What ran under no lease meanwhile is forgotten: nobody joins it any more.
 """
 
 # Annotations are not postponed here, as in the other flows.
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
+from cachekit import meta
 from cachekit.env import Env, Job
 from cachekit.errors import ServerError
 from cachekit.hooks import Invalidate
-from cachekit.meta import md
-from cachekit.ops import Exchange, Flow, Gather
-from cachekit.recipe import Recipe
+from cachekit.keys.tags import namespace_key, tag_key
+from cachekit.meta import Reply, md
+from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather, Replies
+from cachekit.recipe import TAG_LIFE_S, Recipe, soft_base
+from cachekit.tally import Tally
 
 Request = Callable[[bytes, int, int], bytes]
 """Makes an invalidation of a key, a token, and a CAS number or 0."""
 
 _ACKNOWLEDGED = ("HD", "NF")
+_OVERTAKEN = ("HD", "NF", "EX")
+"""What a soft bump may be answered: where the record has changed since it was read, somebody else has bumped it."""
+
+
+class Group(NamedTuple):
+    """What a record stands behind: ``kind`` is function, tag or namespace, ``name`` its own. ``life_s``: seconds that
+    the record is made for, 0 for ever.
+    """
+
+    key: bytes
+    kind: str
+    name: str
+    life_s: int = 0
+
+
+def function_of(recipe: Recipe) -> Group:
+    """The group of every entry of ``recipe``'s."""
+    return Group(recipe.generations[-1], "function", recipe.name)
+
+
+def tags_of(prefix: bytes, tags: Iterable[str]) -> list[Group]:
+    """The groups of those tags, each once. Raises ``ConfigurationError`` for what is no tag."""
+    return [Group(tag_key(prefix, tag), "tag", tag, TAG_LIFE_S) for tag in dict.fromkeys(tags)]
+
+
+def namespace_of(prefix: bytes, namespace: str) -> Group:
+    """The group of a namespace. Raises ``ConfigurationError`` for what is none."""
+    return Group(namespace_key(prefix, namespace), "namespace", namespace)
 
 
 def removal(key: bytes, opaque: int, number: int) -> bytes:
@@ -28,42 +68,115 @@ def removal(key: bytes, opaque: int, number: int) -> bytes:
 def tell(job: Job, env: Env, request: Request) -> Flow[bool]:
     """Send an invalidation of one entry; whether its server has acknowledged."""
     opaque = env.opaque()
-    acknowledged = False
+    acknowledged, soft = False, request is not removal
+    env.touched(job.key)
     try:
         asked = request(job.key, opaque, env.number(job.server))
         replies = yield Exchange(job.server, asked, 1, opaque, retry=True)
         acknowledged = replies.replies[0].code in _ACKNOWLEDGED
     except ServerError as error:
         env.trouble(job, error)
+    finally:
+        env.touched(job.key)  # what was read meanwhile may be from before
+        if not acknowledged:
+            env.undelivered(job.server, job.key, soft=soft)
     env.flights.forget(job.key)
-    _announce(job.recipe, env, job.key, acknowledged)
+    if env.hooks.on_invalidate.listeners:
+        env.hooks.on_invalidate.emit(Invalidate(job.recipe.name, job.key.decode(), acknowledged, soft=soft))
     return acknowledged
 
 
-def tell_every_server(recipe: Recipe, env: Env) -> Flow[bool]:
-    """Void every entry of ``recipe``'s, by its generation; whether every server has acknowledged. In one window."""
-    generation = recipe.generations[0]
+def bump(groups: list[Group], env: Env, tally: Tally, *, soft: bool = False) -> Flow[bool]:
+    """Void every entry of ``groups``, on every server, in one window (two for a soft bump) for up to 256 of them.
+    Whether every server has acknowledged.
+    """
+    missing: set[bytes] = set()
+    for at in range(0, len(groups), BATCH_KEYS):
+        missing |= yield from _bump(groups[at : at + BATCH_KEYS], env, tally, soft)
+    env.flights.forget()
+    if env.hooks.on_invalidate.listeners:
+        for each in groups:
+            function, name = (each.name, "") if each.kind == "function" else ("", each.name)
+            acknowledged = each.key not in missing
+            env.hooks.on_invalidate.emit(
+                Invalidate(function, each.key.decode(), acknowledged, each.kind, name, soft=soft)
+            )
+    return not missing
+
+
+def _bump(lot: list[Group], env: Env, tally: Tally, soft: bool) -> Flow[set[bytes]]:
+    """Bump those records; the keys of those that some server has not acknowledged."""
+    waiting = {(server, each.key) for server in range(len(env.server_names)) for each in lot}
+    for each in lot:
+        env.touched(each.key)
+    try:
+        yield from (_soften if soft else _remove)(lot, env, tally, waiting)
+    finally:
+        for each in lot:
+            env.touched(each.key)
+        for server, key in waiting:
+            env.undelivered(server, key, soft=soft)
+    return {key for _, key in waiting}
+
+
+_Waiting = set[tuple[int, bytes]]
+"""Servers and the records that they have not acknowledged yet."""
+
+
+def _remove(lot: list[Group], env: Env, tally: Tally, waiting: _Waiting) -> Flow[None]:
+    """Delete the records."""
     asks = []
     for server in range(len(env.server_names)):
         opaque = env.opaque()
-        asks.append(Exchange(server, md(generation, b"O%d" % opaque), 1, opaque, retry=True))
-    acknowledged = True
+        request = b"".join([removal(each.key, opaque, 0) for each in lot])
+        asks.append(Exchange(server, request, len(lot), opaque, retry=True))
     for server, outcome in enumerate((yield Gather(tuple(asks)))):
         if isinstance(outcome, ServerError):
-            acknowledged = False
-            env.trouble(Job(recipe, generation, server, _nothing), outcome)
-        elif outcome.replies[0].code not in _ACKNOWLEDGED:
-            acknowledged = False
-    env.flights.forget()
-    _announce(recipe, env, generation, acknowledged)
-    return acknowledged
+            env.failed_at(server, tally, outcome)
+        else:
+            _tick_off(server, lot, outcome.replies, waiting, _ACKNOWLEDGED)
 
 
-def _announce(recipe: Recipe, env: Env, key: bytes, acknowledged: bool) -> None:
-    """Let the hooks know of an invalidation."""
-    if env.hooks.on_invalidate.listeners:
-        env.hooks.on_invalidate.emit(Invalidate(recipe.name, key.decode(), acknowledged))
+def _soften(lot: list[Group], env: Env, tally: Tally, waiting: _Waiting) -> Flow[None]:
+    """Read the records, and store each anew under the CAS number that it was read with."""
+    asks = []
+    for server in range(len(env.server_names)):
+        opaque = env.opaque()
+        how = b"E%d O%d" % (number, opaque) if (number := env.number(server)) else b"O%d" % opaque
+        request = b"".join([meta.mg(each.key, b"c v N%d " % each.life_s + how) for each in lot])
+        asks.append(Exchange(server, request, len(lot), opaque, retry=True))
+    stores = []
+    for server, outcome in enumerate((yield Gather(tuple(asks)))):
+        if isinstance(outcome, ServerError):
+            env.failed_at(server, tally, outcome)
+        elif all(reply.code == "VA" and reply.cas for reply in outcome.replies):
+            stores.append(_softening(server, lot, outcome, env))
+    for ask, outcome in zip(stores, (yield Gather(tuple(stores))), strict=True):
+        if isinstance(outcome, ServerError):
+            env.failed_at(ask.server, tally, outcome)
+        else:
+            _tick_off(ask.server, lot, outcome.replies, waiting, _OVERTAKEN)
 
 
-def _nothing() -> None:
-    """What an invalidation computes."""
+def _softening(server: int, lot: list[Group], read: Replies, env: Env) -> Exchange:
+    """Store the records as ``read``, each with the number from which on entries are only softly void."""
+    opaque, parts = env.opaque(), []
+    for each, reply in zip(lot, read.replies, strict=True):
+        how = b"C%d T%d" % (reply.cas or 0, each.life_s)
+        how += b" E%d" % number if (number := env.number(server)) else b""
+        parts.append(meta.ms(each.key, b"%d" % (soft_base(reply) or 0), how + b" O%d" % opaque))
+    return Exchange(server, b"".join(parts), len(lot), opaque, held_since=read.sent_at)
+
+
+def _tick_off(
+    server: int, lot: list[Group], replies: list[Reply], waiting: _Waiting, acknowledged: tuple[str, ...]
+) -> None:
+    """Those are done."""
+    for each, reply in zip(lot, replies, strict=True):
+        if reply.code in acknowledged:
+            waiting.discard((server, each.key))
+
+
+def tell_every_server(recipe: Recipe, env: Env, *, soft: bool = False) -> Flow[bool]:
+    """Void every entry of ``recipe``'s; whether every server has acknowledged."""
+    return bump([function_of(recipe)], env, recipe.tally, soft=soft)

@@ -24,13 +24,22 @@ from cachekit.errors import ServerError
 from cachekit.flows.alone import join
 from cachekit.flows.frames import Filling, Notes
 from cachekit.ops import BATCH_BYTES, BATCH_KEYS, Compute, Exchange, Flow, Gather, Join, Replies, Sleep, Spawn
-from cachekit.recipe import Recipe
+from cachekit.recipe import CLOSER, Recipe
 
 ComputeAll = Callable[[list[int]], list[Any]]
 """Computes the values at these positions, in their order, in one run."""
 
 _Lot = tuple[int, float | None, bool]
 """What can go out as one exchange: the same server, the same age of the lease, the same leave to be sent again."""
+
+
+_COMMANDS = 1024
+"""Most short commands in one batch for one server: reads and the questions for their tags."""
+
+
+def lot_size(jobs: list[Job]) -> int:
+    """How many of ``jobs`` are read in one batch."""
+    return max(1, min(BATCH_KEYS, _COMMANDS // (1 + max(len(job.tags) for job in jobs))))
 
 
 class SharedEnv(Env):
@@ -81,6 +90,32 @@ class SharedEnv(Env):
             return request, b""
         at = request.rfind(self.asks_behind)
         return (request[:at], request[at:]) if at > 0 else (request, b"")
+
+    def together(self, asked: Iterable[tuple[bytes, int]]) -> tuple[bytes, int]:
+        """Several reads, with how many replies each has, as one request with one question for the generations behind
+        all of them; and how many replies that has.
+        """
+        parts: list[bytes] = []
+        expected, last = 0, b""
+        for request, replies in asked:
+            own, behind = self.cut(request, replies)
+            parts.append(own)
+            expected += replies - (self.groups if behind else 0)
+            if not last or CLOSER in behind:  # who asks for less can do with more
+                last = behind
+        return b"".join([*parts, last]), expected + (self.groups if last else 0)
+
+    def apart(self, jobs: list[Job], lot: list[int], outcome: Replies) -> list[Replies]:
+        """What each of those ``jobs`` that stand in ``lot`` would have got to its read alone, if all were asked in one
+        request.
+        """
+        replies, at, found = outcome.replies, 0, []
+        behind = replies[len(replies) - self.groups :]
+        for position in lot:
+            end = at + 1 + len(jobs[position].tags)
+            found.append(Replies([*replies[at:end], *behind], outcome.sent_at))
+            at = end
+        return found
 
 
 class Strand:
@@ -264,16 +299,9 @@ class Together:
 
     def _merged(self, lot: _Lot, batch: list[Strand]) -> Exchange:
         """The requests of ``batch`` in one, with one question for the generations behind all its reads."""
-        parts: list[bytes] = []
-        expected, last = 0, b""
         for strand in batch:
-            own, behind = self._env.cut(strand.op.request, strand.op.expected)
-            parts.append(own)
-            strand.reads = bool(behind)
-            expected += strand.op.expected - (self._env.groups if behind else 0)
-            last = last or behind
-        expected += self._env.groups if last else 0
-        request = b"".join([*parts, last])
+            strand.reads = bool(self._env.cut(strand.op.request, strand.op.expected)[1])
+        request, expected = self._env.together((strand.op.request, strand.op.expected) for strand in batch)
         lost = [strand.op.lost for strand in batch if strand.op.lost is not None]
         return Exchange(
             lot[0],

@@ -30,6 +30,7 @@ from cachekit.keys import canonical, plain
 from cachekit.keys.forms import record
 from cachekit.keys.identity import Identity, callback_arguments, identify
 from cachekit.keys.readable import URL_SAFE, printable, shorten
+from cachekit.keys.tags import checked_tags, namespace_key, tag_key, tag_keys, text_of
 from cachekit.keys.template import Template, parse_template
 from cachekit.keys.wire import MAX_KEY_BYTES
 
@@ -46,6 +47,10 @@ class KeyMaker(NamedTuple):
     arguments by parameter name, defaults applied. ``name`` is the readable function part of the key, ``parameters`` are
     the parameters' names. ``generation`` is the wire key of the function's generation record,
     ``signature`` the function's own.
+
+    ``tags`` has the function's signature too and returns the wire keys of the records that stand over this call alone:
+    those of its tags, and of its namespace where that is a callable; None where no call has any. It raises
+    ``ConfigurationError`` for what is no tag. ``namespace``: the wire key of a namespace that all calls share.
     """
 
     make: Callable[..., bytes]
@@ -54,6 +59,12 @@ class KeyMaker(NamedTuple):
     generation: bytes
     parameters: tuple[str, ...]
     signature: inspect.Signature
+    tags: Callable[..., tuple[bytes, ...]] | None = None
+    namespace: bytes | None = None
+
+
+Tags = str | Iterable[str] | Callable[..., Iterable[str]]
+"""What ``tags=`` takes: templates such as ``"user:{user_id}"``, or a callable of the arguments that returns tags."""
 
 
 class _Part(NamedTuple):
@@ -79,6 +90,7 @@ def compile_keys(
     ignore: Iterable[str] = (),
     version: int | str | None = None,
     skip_first: bool = False,
+    tags: Tags = (),
 ) -> KeyMaker:
     """Compile the key maker of one function.
 
@@ -86,7 +98,7 @@ def compile_keys(
     likes. ``key`` says what counts instead of all arguments: a template such as ``"user:{user.id}"``, or a callable of
     the call's arguments. ``ignore`` names parameters that don't count; ``skip_first`` adds the first one to them.
     ``version`` is a number or text that makes old entries misses, or ``"source"`` for a fingerprint of the function's
-    source.
+    source. ``tags`` are templates of what every entry bears, or a callable of the call's arguments.
 
     Raises ``ConfigurationError`` for options that can't mean anything.
     """
@@ -106,7 +118,54 @@ def compile_keys(
     bound = ", ".join(f"{name!r}: {name}" for name in identity.parameters)
     bind = _define(function, identity, [f"return {{{bound}}}"], {})
     generation = identity.head(identity.namespace) + b"gen=" + _base64(identity.generation_digest())
-    return KeyMaker(make, bind, identity.name, generation, identity.parameters, identity.signature)
+    bears = compile_tags(function, identity, tags, namespace if callable(namespace) else None)
+    space = namespace_key(identity.prefix, identity.namespace) if identity.namespace else None
+    return KeyMaker(make, bind, identity.name, generation, identity.parameters, identity.signature, bears, space)
+
+
+def compile_tags(
+    function: Callable[..., object], identity: Identity, tags: Tags, namespace: Callable[..., str] | None = None
+) -> Callable[..., tuple[bytes, ...]] | None:
+    """Compile ``KeyMaker.tags``. Raises ``ConfigurationError`` for a template that names no argument, and for more tags
+    than an entry may bear.
+    """
+    h = "_"
+    while any(name.startswith(h) for name in identity.parameters):
+        h += "_"
+    scope: dict[str, Any] = {"prefix": identity.prefix, "type": type, "plain": (int, str), "text": text_of}
+    lines: list[str] = []
+    if callable(tags):
+        scope |= {"tags": tags, "keys": tag_keys}
+        lines.append(f"{h}found = {h}keys({h}prefix, {h}tags({callback_arguments('tags', tags, identity.signature)}))")
+    else:
+        templates = checked_tags((tags,) if isinstance(tags, str) else tags)
+        names = [_tag(template, number, identity, h, lines, scope) for number, template in enumerate(templates)]
+        lines.append(f"{h}found = ({''.join(name + ', ' for name in names)})")
+        if not templates and namespace is None:
+            return None
+    if namespace is not None:
+        scope |= {"namespace": namespace, "space": namespace_key}
+        called = callback_arguments("namespace", namespace, identity.signature)
+        lines.append(f"{h}name = {h}namespace({called})")
+        lines.append(f"if {h}name: {h}found += ({h}space({h}prefix, {h}name),)")
+    lines.append(f"return {h}found")
+    return _define(function, identity, lines, {h + name: value for name, value in scope.items()})
+
+
+def _tag(template: str, number: int, identity: Identity, h: str, lines: list[str], scope: dict[str, Any]) -> str:
+    """The source of the wire key of one tag; what must come before it is added to ``lines``."""
+    parsed = parse_template(template, identity.parameters, "tags")
+    name = f"key{number}"
+    if not parsed.fields:
+        scope[name] = tag_key(identity.prefix, parsed.literals[0])
+        return h + name
+    scope["key"] = tag_key
+    source = repr(parsed.literals[0])
+    for at, (field, expression) in enumerate(zip(parsed.fields, parsed.expressions, strict=True)):
+        part = f"{h}{number}_{at}"
+        lines += [f"{part} = {expression}", f"if {h}type({part}) not in {h}plain: {part} = {h}text({part}, {field!r})"]
+        source += f" + f'{{{part}}}' + {parsed.literals[at + 1]!r}"
+    return f"{h}key({h}prefix, {source})"
 
 
 def _parts(identity: Identity, helper: str, template: Template | None, key: object) -> list[_Part]:

@@ -40,41 +40,39 @@ def _show(value: object) -> str:
     return str(value._name_) if isinstance(value, Enum) else type(value).__name__
 
 
-def parse_template(template: str, parameters: Collection[str]) -> Template:
+def parse_template(template: str, parameters: Collection[str], option: str = "key") -> Template:
     """Parse a ``str.format`` template whose fields begin with a parameter's name; attributes and indexes may follow.
 
     Raises ``ConfigurationError`` for an unknown name, a field without a name, a conversion or format spec (neither
-    could change what the key stands for), and a template without fields.
+    could change what the key stands for), and a key's template without fields. ``option``: which option it is for.
     """
     fields, expressions, literals = [], [], [""]
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise ConfigurationError(f"key={template!r}: {error}") from None
+        raise ConfigurationError(f"{option}={template!r}: {error}") from None
     for literal, field, spec, conversion in parts:
         literals[-1] += literal
         if field is None:
             continue
         if spec or conversion:
             raise ConfigurationError(
-                f"key={template!r}: a conversion or format spec in {{{field}}} does not change what the key "
-                "stands for; use a callable to key by something coarser"
+                f"{option}={template!r}: a conversion or format spec in {{{field}}} does not change what the {option} "
+                f"stands for; use a callable to {'key' if option == 'key' else 'tag'} by something coarser"
             )
         fields.append(field)
-        expressions.append(_expression(template, field, parameters))
+        expressions.append(_expression(f"{option}={template!r}", field, parameters))
         literals.append("")
-    if not fields:
+    if not fields and option == "key":
         raise ConfigurationError(f"key={template!r} names no argument, so all calls would share one entry")
     return Template(tuple(fields), tuple(expressions), tuple(literals))
 
 
-def _expression(template: str, field: str, parameters: Collection[str]) -> str:
-    first, rest = _split(field)
+def _expression(what: str, field: str, parameters: Collection[str]) -> str:
+    first, rest = _split(what, field)
     if first not in parameters:
         known = ", ".join(parameters) or "none"
-        raise ConfigurationError(
-            f"key={template!r}: {{{field}}} begins with no argument of the function (it has: {known})"
-        )
+        raise ConfigurationError(f"{what}: {{{field}}} begins with no argument of the function (it has: {known})")
     source = str(first)
     for is_attribute, name in rest:
         if not is_attribute:
@@ -82,15 +80,15 @@ def _expression(template: str, field: str, parameters: Collection[str]) -> str:
         elif isinstance(name, str) and name.isidentifier():
             source += f".{name}"
         else:
-            raise ConfigurationError(f"key={template!r}: {name!r} in {{{field}}} is no attribute's name")
+            raise ConfigurationError(f"{what}: {name!r} in {{{field}}} is no attribute's name")
     return source
 
 
-def _split(field: str) -> tuple[object, list[tuple[bool, object]]]:
+def _split(what: str, field: str) -> tuple[object, list[tuple[bool, object]]]:
     """Split "user.tags[0]" into "user" and its steps with the standard library's own parser of field names."""
     split: Callable[[str], tuple[object, list[tuple[bool, object]]]] = string._string.formatter_field_name_split  # type: ignore[attr-defined]
     try:
         first, rest = split(field)
         return first, list(rest)
     except ValueError as error:
-        raise ConfigurationError(f"key= field {{{field}}}: {error}") from None
+        raise ConfigurationError(f"{what}: {{{field}}}: {error}") from None

@@ -129,19 +129,21 @@ class _Answer:
         )
 
 
-def send_all(commands: Mapping[bytes, bytes], fleet: Fleet, plain: bytes, failed: Failed) -> dict[bytes, str]:
-    """Send one command a key; returns the reply's code for each key whose reply was not ``plain`` (the usual answer's
-    bytes).
+def send_all(
+    commands: Mapping[bytes, bytes], fleet: Fleet, plain: bytes, failed: Failed, odd: dict[bytes, str]
+) -> None:
+    """Send one command a key. ``odd`` has all of ``commands`` and loses those whose reply was ``plain`` (the usual
+    answer's bytes); the others get their reply's code.
 
     The commands bear no opaque, so that the usual answer to a whole batch is known to the byte and is recognised by
     one comparison; replies come in the order of the commands.
     """
     groups = by_server(commands, fleet)
     waiting = {index: batches([commands[key] for key in group]) for index, group in groups.items()}
-    odd: dict[bytes, str] = {}
     while waiting:
         asks: list[Ask] = []
         counts: list[int] = []
+        troubles: list[tuple[int, ServerError]] = []
         for index, cut in waiting.items():
             batch = cut.pop(0)
             asks.append((index, b"".join(batch)))
@@ -160,10 +162,15 @@ def send_all(commands: Mapping[bytes, bytes], fleet: Fleet, plain: bytes, failed
             group = groups[index]
             keys, groups[index] = group[:count], group[count:]
             if isinstance(outcome, ServerError):
-                failed(index, outcome)
+                troubles.append((index, outcome))
                 waiting[index] = []
-                odd.update(dict.fromkeys(group, "LOST"))
-            elif outcome is not None:
-                odd.update((key, r.code) for key, r in zip(keys, outcome.replies, strict=True) if r.code != "HD")
+                continue
+            codes = ["HD"] * count if outcome is None else [reply.code for reply in outcome.replies]
+            for key, code in zip(keys, codes, strict=True):
+                if code == "HD":
+                    del odd[key]
+                else:
+                    odd[key] = code
+        for index, error in troubles:
+            failed(index, error)
         waiting = {index: cut for index, cut in waiting.items() if cut}
-    return odd

@@ -21,6 +21,7 @@ from cachekit.sync.classic import one_value
 from cachekit.sync.connection import Request
 from cachekit.sync.drive import run
 from cachekit.sync.fleet import AnyConnection, Fleet
+from cachekit.sync.groups import GroupVerbs
 from cachekit.types import MISS, UNSET
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ _BESIDE = 16_384
 """Bytes from which on a value is sent beside its command line and not copied behind it."""
 
 
-class Verbs(Direct):
+class Verbs(GroupVerbs, Direct):
     """The blocking direct verbs of a cache.
 
     On trouble with a server a read gives its default and a write gives False; it is counted, and
@@ -109,8 +110,13 @@ class Verbs(Direct):
         """Remove ``key``; True when something was there."""
         wire = wire_key(self._prefix, key)
         opaque = next(self._env.opaques)
-        reply = self._command(wire, meta.md(wire, b"O%d" % opaque), opaque, retry=True)
-        self._env.flights.forget(wire)
+        reply = None
+        try:
+            reply = self._command(wire, meta.md(wire, b"O%d" % opaque), opaque, retry=True)
+        finally:  # an interrupt may have come before the answer
+            if reply is None:
+                self._undelivered(wire)
+            self._env.flights.forget(wire)
         return reply is not None and reply.code == "HD"
 
     def touch(self, key: str, ttl: Any = UNSET) -> bool:
@@ -144,16 +150,23 @@ class Verbs(Direct):
         commands, names, bad = self._stores(values, ttl)
         for _, wire, error in bad:
             self._unstorable(wire, error)
-        return [*(key for key, _, _ in bad), *(names[wire] for wire in self._send_all(commands))]
+        odd = dict.fromkeys(commands, "LOST")
+        self._send_all(commands, odd)
+        return [*(key for key, _, _ in bad), *(names[wire] for wire in odd)]
 
     def delete_many(self, keys: Iterable[str]) -> list[str]:
         """Remove ``keys``; returns those that no server acknowledged, so an empty list is success. Asks all servers
         at once.
         """
         names = self._names(keys)
-        odd = self._send_all({wire: b"md %b\r\n" % wire for wire in names})
-        self._env.flights.forget()
-        return [names[wire] for wire, code in odd.items() if code != "NF"]
+        odd = dict.fromkeys(names, "LOST")
+        try:
+            self._send_all({wire: b"md %b\r\n" % wire for wire in names}, odd)
+        finally:
+            unacknowledged = [wire for wire, code in odd.items() if code != "NF"]
+            self._undelivered(*unacknowledged)
+            self._env.flights.forget()
+        return [names[wire] for wire in unacknowledged]
 
     def get_or_set(self, key: str, compute: Callable[[], T], ttl: Any = UNSET) -> T:
         """The value under ``key``; where there is none, the one that ``compute()`` returns, which is stored.
@@ -174,7 +187,7 @@ class Verbs(Direct):
         """
         fleet = self._fleet
         if fleet.suspects:
-            fleet.check_up(index)
+            fleet.admit(index)
         for last in (False, True):
             connection = fleet.take(index)
             try:
@@ -224,11 +237,11 @@ class Verbs(Direct):
             return self._trouble(index, Refused(reply.error or "", server=fleet.names[index]), None)
         return reply
 
-    def _send_all(self, commands: dict[bytes, bytes]) -> dict[bytes, str]:
+    def _send_all(self, commands: dict[bytes, bytes], odd: dict[bytes, str]) -> None:
         def failed(index: int, error: ServerError) -> None:
             self._trouble(index, error, None)
 
-        return bulk.send_all(commands, self._fleet, b"HD\r\n", failed)
+        bulk.send_all(commands, self._fleet, b"HD\r\n", failed, odd)
 
     def _unstorable(self, wire: bytes, error: CacheError, replacing: bool = True) -> bool:
         from cachekit.flows import direct as flows  # noqa: PLC0415 - not on the usual ways

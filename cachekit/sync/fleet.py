@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
@@ -113,7 +113,7 @@ class Fleet(Roster):
         them, and the monotonic seconds just before it was sent, with the connection open. Raises ``ServerError``.
         """
         if self.suspects:
-            self.check_up(index)
+            self.admit(index)
         row = self.shelves.rows[index]
         was_open = bool(row)
         # The pid first: after a call a signal handler may run, and may empty the row by ``close``.
@@ -135,6 +135,38 @@ class Fleet(Roster):
             raise
         self.put(index, connection)
         return replies, sent_at
+
+    def admit(self, index: int) -> None:
+        """Raise ``Unreachable`` at once while the server is marked down; else tell it what it has to be told before it is
+        asked anything. Raises ``ServerError``.
+        """
+        self.check_up(index)
+        if self.waiting(index):
+            began = time.monotonic()
+            for error in self.tell_first((index,)).values():
+                raise error
+            for connection in self.shelves.rows[index][-1:]:
+                connection.count_in(time.monotonic() - began)
+
+    def tell_first(self, servers: Iterable[int]) -> dict[int, ServerError]:
+        """Tell ``servers`` what they have to be told, all at once, and by one deadline; which could not be told, and
+        why.
+        """
+        untold = [index for index in servers if self.waiting(index)]
+        if not untold:
+            return {}
+        from cachekit.sync import replaying  # noqa: PLC0415 - hardly ever needed
+
+        if os.getpid() != self.pid:
+            self.forked()
+        return replaying.tell(self, untold)
+
+    def tell(self) -> None:
+        """Try once, for at most a deadline, to tell the servers that are up what they have not been told."""
+        untold = [index for index, health in enumerate(self.health) if health.up and self.waiting(index)]
+        self.tell_first(untold)
+        for index in untold:
+            self.drop(index)
 
     def drop(self, index: int) -> None:
         """Close this thread's idle connections to a server."""
@@ -163,26 +195,35 @@ class Fleet(Roster):
         super().failed(index, error, refused=refused)
 
     def try_server(self, index: int) -> None:
-        """Connect to a server and have it answer something. Raises ``ServerError``."""
+        """Connect to a server, have it answer something, and tell it what it has to be told. Raises ``ServerError``."""
         connection = Connection(self.servers[index], self.deadline_s)
-        connection.exchange(b"mn\r\n", 1)
-        connection.close()
+        try:
+            connection.exchange(b"mn\r\n", 1)
+            if self.waiting(index):
+                from cachekit.sync import replaying  # noqa: PLC0415 - hardly ever needed
+
+                replaying.tell_over(connection, self, index)
+        finally:
+            connection.close()
 
     def works_in_background(self) -> bool:
         """Whether ``drain`` may have to wait."""
-        return self._pool is not None
+        return self._pool is not None or any(map(self.waiting, range(len(self.servers))))
 
     def drain(self) -> None:
-        """Wait up to 5 s for background work."""
+        """Wait up to 5 s for background work, and try once to tell servers what they have not been told."""
         pool, self._pool = self._pool, None
         if pool is not None and os.getpid() == self.pid:
             pool.drain()
+        self.tell()
 
-    def close(self) -> None:
-        """Wait up to 5 s for background work, end the probe, and close this thread's connections; the other threads'
-        close with their threads.
+    def close(self, *, drained: bool = False) -> None:
+        """Wait up to 5 s for background work, try once to tell servers what they have not been told, end the probe, and
+        close this thread's connections; the other threads' close with their threads. ``drained``: the first two are
+        done.
         """
-        self.drain()
+        if not drained:
+            self.drain()
         self.stop_probing()
         for index in range(len(self.servers)):
             self.drop(index)

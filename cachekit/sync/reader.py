@@ -24,17 +24,22 @@ from cachekit.sync.drive import run
 from cachekit.sync.fleet import AnyConnection, Fleet
 
 Function = Callable[..., Any]
+TagsOf = Callable[..., tuple[bytes, ...]]
 Reader = Callable[[bytes, Function, tuple[Any, ...], dict[str, Any]], Any]
 """Takes a wire key, and the function and arguments that make its value; returns the stored value or a computed one."""
 
 
-def reader(recipe: Recipe, fleet: Fleet, env: Env) -> Reader:
-    """The hit path of the function whose entries ``recipe`` describes."""
-    slow = _SlowPath(recipe, fleet, env)
+def reader(recipe: Recipe, fleet: Fleet, env: Env, tags: TagsOf | None = None) -> Reader:
+    """The hit path of the function whose entries ``recipe`` describes. ``tags`` gives the wire keys of the records that
+    stand over one call's entry alone.
+    """
+    slow = _SlowPath(recipe, fleet, env, tags)
     if recipe.ttl == 0:
         return slow.uncached
-    if not recipe.enveloped or len(recipe.generations) > 1:
+    if not recipe.enveloped:
         return slow.from_the_start
+    if tags is not None or len(recipe.generations) > 1:
+        return _under_many(slow)
     table, mask, suspects, getpid = fleet.ring.table, fleet.ring.mask, fleet.suspects, os.getpid
     template, tokens, glance = recipe.read_template, env.opaques, glance_at(recipe, env)
     explicit = env.explicit
@@ -71,15 +76,52 @@ def reader(recipe: Recipe, fleet: Fleet, env: Env) -> Reader:
     return read
 
 
+def _under_many(slow: _SlowPath) -> Reader:
+    """The same for entries that bear tags or a namespace."""
+    recipe, fleet, env, tags_of = slow.recipe, slow.fleet, slow.env, slow.tags_of
+    table, mask, suspects, getpid = fleet.ring.table, fleet.ring.mask, fleet.suspects, os.getpid
+    tokens, glance, explicit, own = env.opaques, glance_at(recipe, env), env.explicit, len(recipe.generations)
+
+    def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tags = tags_of(*args, **kwargs) if tags_of is not None else ()
+        index = table[crc32(key) & mask]
+        if index in suspects or getpid() != fleet.pid:
+            return slow.from_the_start(key, function, args, kwargs)
+        row = fleet.shelves.rows[index]
+        connection: AnyConnection | None = None
+        try:
+            connection = row.pop() if row else fleet.connect(index)
+            opaque = next(tokens)
+            number = env.number(index) if index in explicit else 0
+            data = connection.ask(recipe.read(key, opaque, number, tags=tags))
+            if not data.endswith(b"\r\n"):
+                data = connection.complete(data, and_more=True)
+        except ServerError as error:
+            job = Job(recipe, key, index, partial(function, *args, **kwargs), tags)
+            return slow.after_failure(job, connection, error)
+        except BaseException:
+            env.read_lost(key)  # an interrupt; the reply that will never be read may hold a lease
+            raise
+        value = glance(key, data, opaque, index, None, len(tags) + own)
+        if value is not NOT_PLAIN and value is not EARLY:
+            row.append(connection)
+            return value
+        job = Job(recipe, key, index, partial(function, *args, **kwargs), tags)
+        return slow.after_reply(job, connection, data, opaque, early=value is EARLY)
+
+    return read
+
+
 class _SlowPath:
     """Where the hit path hands over: the same read, told to the flows."""
 
-    def __init__(self, recipe: Recipe, fleet: Fleet, env: Env) -> None:
-        self.recipe, self.fleet, self.env = recipe, fleet, env
+    def __init__(self, recipe: Recipe, fleet: Fleet, env: Env, tags_of: TagsOf | None) -> None:
+        self.recipe, self.fleet, self.env, self.tags_of = recipe, fleet, env, tags_of
 
     def job(self, key: bytes, index: int, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
         """The call as the flows want it."""
-        return Job(self.recipe, key, index, partial(function, *args, **kwargs))
+        tags = self.tags_of(*args, **kwargs) if self.tags_of is not None else ()
+        return Job(self.recipe, key, index, partial(function, *args, **kwargs), tags)
 
     def from_the_start(self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Nothing has been asked yet."""
@@ -95,7 +137,7 @@ class _SlowPath:
         """A reply came that is not plainly fresh; ``data`` is its beginning or all of it. ``early``: this reader has
         drawn, and is to refresh the value before its ttl.
         """
-        mine = plainly_mine(data, opaque, bool(self.recipe.generations))
+        mine = plainly_mine(data, opaque, bool(self.recipe.generations)) if job.expected <= 2 else None
         if mine is not None:
             since = connection.opened_at  # and not now: a handler or listener may have opened another meanwhile
             self.fleet.put(job.server, connection)
@@ -103,7 +145,7 @@ class _SlowPath:
             cas, generations = mine
             return run(fill(job, self.env, Lease(cas, since, generations)), self.fleet)
         try:
-            replies = connection.replies(data, 1 + len(self.recipe.generations), opaque)
+            replies = connection.replies(data, job.expected, opaque)
         except ServerError as error:
             return self.after_failure(job, connection, error)
         since = connection.opened_at

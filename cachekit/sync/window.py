@@ -7,7 +7,7 @@ wrote some megabytes before it read would wait for the server as the server wait
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from cachekit.errors import ProtocolError, ServerError, Unreachable
@@ -32,15 +32,36 @@ def open_window(
     ``read`` takes the whole answer off the connection by ``until`` (monotonic seconds) and returns the outcome. A
     server's failure is its own ask's outcome and touches no other. ``leases``: ``Exchange.held_since`` of each ask.
     """
-    outcomes: list[T | ServerError | None] = [None] * len(asks)
+    untold, spent_s = {}, 0.0
+    if fleet.suspects:
+        began = time.monotonic()
+        untold = fleet.tell_first({server for server, _ in asks})
+        spent_s = time.monotonic() - began
+    return ask_all(asks, fleet, read, leases, untold, max(fleet.deadline_s - spent_s, fleet.deadline_s / 10))
+
+
+def ask_all(
+    asks: Sequence[Ask],
+    fleet: Fleet,
+    read: Callable[[int, AnyConnection, float], T],
+    leases: Sequence[float | None] | None,
+    untold: Mapping[int, ServerError],
+    seconds: float,
+) -> list[T | ServerError]:
+    """``open_window`` for servers that know everything; ``untold``: those that don't, which are not asked, and why.
+    ``seconds``: for the answers.
+    """
+    outcomes: list[T | ServerError | None] = [untold.get(server) for server, _ in asks]
     connections: list[AnyConnection | None] = [None] * len(asks)
     try:
         for at, (server, request) in enumerate(asks):
+            if outcomes[at] is not None:
+                continue
             try:
                 connections[at] = _send(server, request, fleet, leases[at] if leases is not None else None)
             except ServerError as error:
                 outcomes[at] = error
-        until = time.monotonic() + fleet.deadline_s
+        until = time.monotonic() + seconds
         for at, (server, _) in enumerate(asks):
             connection = connections[at]
             if connection is None:

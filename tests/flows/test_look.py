@@ -100,8 +100,9 @@ KEY = World().job(1).key
     ("answer", "right"),
     [
         (b"END\r\nEN\r\n", True),
-        (b"END\r\nHD c7\r\n", True),
-        (b"VALUE {} 0 1 5\r\nx\r\nEND\r\nHD c7\r\n", True),
+        (b"END\r\nVA 0 c7 Z\r\n\r\n", True),
+        (b"VALUE {} 0 1 5\r\nx\r\nEND\r\nVA 1 c7\r\n5\r\n", True),
+        (b"END\r\nHD c7\r\n", False),
         (b"VALUE other 0 1 5\r\nx\r\nEND\r\nHD c7\r\n", False),
         (b"END\r\nVALUE {} 0 1 5\r\nx\r\nHD c7\r\n", False),
         (b"HD c7\r\nEND\r\n", False),
@@ -178,7 +179,7 @@ def test_all_are_voided_in_one_window() -> None:
     assert world.run(tell_every_server(world.recipe, world.env)) is False
     generation = world.recipe.generations[0].decode()
     assert [each for each in heard if isinstance(each, Invalidate)] == [
-        Invalidate(world.recipe.name, generation, acknowledged) for acknowledged in (True, False)
+        Invalidate(world.recipe.name, generation, acknowledged, "function") for acknowledged in (True, False)
     ]
     assert [each.server for each in heard if isinstance(each, Trouble)] == ["server:1"]
 

@@ -1,0 +1,96 @@
+"""Invalidations that are put off: inside a transaction they are collected, and sent when it has succeeded.
+
+What is collected belongs to one cache, known by its surroundings, and to the thread or task in whose context the
+transaction was begun. Copies of that context (tasks and threads that were begun inside) belong to it as well, until it
+has ended.
+"""
+
+# Annotations are not postponed here, as in the other flows.
+
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import NamedTuple
+
+from cachekit.env import Env
+from cachekit.flows.abreast import Teller
+
+
+class Mark(NamedTuple):
+    """One invalidation that is to be sent. ``soft``: an ``expire``."""
+
+    soft: bool
+    tell: Teller
+
+
+class Collection:
+    """What one transaction has collected, each entry, function, tag or namespace once, by its wire key.
+
+    ``env``: the surroundings of its cache. ``outer``: the transaction that it is inside of. ``on_change`` is told
+    whether there is anything in it, when that changes. Thread-safe.
+    """
+
+    __slots__ = ("_lock", "_on_change", "env", "marks", "outer", "over")
+
+    def __init__(self, env: Env, on_change: Callable[[bool], None]) -> None:
+        self.env = env
+        self.over = False
+        self.outer: Collection | None = next(
+            (each for each in reversed(_OPEN.get()) if each.env is env and not each.over), None
+        )
+        self.marks: dict[bytes, Mark] = {}
+        self._on_change = on_change
+        self._lock = threading.Lock()
+
+    def add(self, key: bytes, mark: Mark) -> bool:
+        """Collect an invalidation of ``key``; the latest counts, but a hard one is not softened. False: too late."""
+        with self._lock:
+            if self.over:
+                return False
+            first = not self.marks
+            known = self.marks.pop(key, None)
+            self.marks[key] = known if known is not None and mark.soft else mark
+            if first:
+                self._on_change(True)
+        return True
+
+    def end(self) -> dict[bytes, Mark]:
+        """Take what was collected; nothing is collected here from now on."""
+        with self._lock:
+            self.over = True
+            if self.marks:
+                self._on_change(False)
+            marks, self.marks = self.marks, {}
+        return marks
+
+    def hand_over(self, marks: dict[bytes, Mark]) -> bool:
+        """Give ``marks`` to the transaction around this one; False where there is none any more."""
+        outer = self.outer
+        while outer is not None:
+            if all(outer.add(key, mark) for key, mark in marks.items()):
+                return True
+            outer = outer.outer
+        return False
+
+
+_OPEN: ContextVar[tuple[Collection, ...]] = ContextVar("cachekit_transactions", default=())
+"""The transactions around the current code, outermost first, and perhaps some that have ended."""
+
+
+def begin(collection: Collection) -> None:
+    """From here on, in this context, invalidations of its cache go to ``collection``."""
+    _OPEN.set((*(each for each in _OPEN.get() if not each.over), collection))
+
+
+def leave() -> None:
+    """Forget those that have ended. Not by a token: an asynchronous generator may end in another context."""
+    _OPEN.set(tuple(each for each in _OPEN.get() if not each.over))
+
+
+def put_off(env: Env, key: bytes, tell: Teller, *, soft: bool) -> bool:
+    """Collect an invalidation of ``key`` where the current code is inside a transaction; False: it is to be sent."""
+    inside = _OPEN.get()
+    if not inside:
+        return False
+    own = getattr(env, "origin", env)
+    return any(each.env is own and each.add(key, Mark(soft, tell)) for each in reversed(inside))

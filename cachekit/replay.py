@@ -1,0 +1,197 @@
+"""Invalidations that a server has not acknowledged: kept by server, and told it before anything else. Pure bookkeeping:
+no I/O, no clock.
+
+A server that could not be reached may come back with its old memory. Whatever this process invalidated meanwhile it
+must not read there again; so the keys are *kept*, and as long as some are, nobody in this process asks that server
+anything before it has acknowledged all of them (``roster.py``; ``sync/replaying.py`` and ``aio/replaying.py`` tell
+them). To invalidate twice is harmless, so a key may be told by several threads, or after a restart that had emptied the
+server anyhow.
+
+- The latest invalidation of a key takes the place of the one before, except that a *soft* one (``expire``: others may be
+  served the old value while somebody refreshes it) never takes the place of a hard one, after which nobody may.
+- The record behind a group (a tag, a namespace, all entries of a function) has no value that could be served meanwhile:
+  its bump is always told as a hard one.
+- A queue has at most ``LIMIT`` keys. A full one lets go of its oldest, entries before groups, and remembers when that
+  was invalidated: it *overflowed*. Then every group that this cache knows is bumped on that server, and this process
+  distrusts what was computed before that time.
+
+An item is gone from its queue once it is acknowledged, unless its key was invalidated again since it was sent: ``mark``
+tells the two apart.
+"""
+
+# Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
+
+import itertools
+import random
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from cachekit.meta import Reply, md
+
+LIMIT = 10_000
+"""Most keys kept for one server: about 2 MB."""
+
+LOT = 256
+"""Most keys told at a time."""
+
+_ACKNOWLEDGED = ("HD", "NF")
+
+
+class Item(NamedTuple):
+    """One invalidation to tell. ``at``: seconds since 1970 at which it could not be. ``mark``: no other has the same."""
+
+    key: bytes
+    soft: bool
+    group: bool
+    at: float
+    mark: int
+
+
+class Overflow(NamedTuple):
+    """Items were let go of, the last of which was ``at`` so many seconds since 1970."""
+
+    at: float
+    mark: int
+
+
+class Change(NamedTuple):
+    """What a call has changed in a queue: items put in and let go of, the overflow that this made."""
+
+    put: Sequence[Item] = ()
+    gone: Sequence[Item] = ()
+    overflow: Overflow | None = None
+
+
+class Queue:
+    """What is kept for one server. ``bumped``: its groups are among the items since it overflowed."""
+
+    __slots__ = ("bumped", "entries", "groups", "overflow")
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, Item] = {}
+        self.groups: dict[bytes, Item] = {}
+        self.overflow: Overflow | None = None
+        self.bumped = False
+
+    def __len__(self) -> int:
+        return len(self.groups) + len(self.entries) + (self.overflow is not None)
+
+    def find(self, key: bytes) -> Item | None:
+        """The item of ``key``."""
+        return self.groups.get(key) or self.entries.get(key)
+
+    def put(self, item: Item) -> None:
+        """Put it in, behind all others, in place of that of the same key."""
+        self.remove(item.key)
+        (self.groups if item.group else self.entries)[item.key] = item
+
+    def remove(self, key: bytes) -> None:
+        """Take the item of ``key`` out, if there is one."""
+        self.groups.pop(key, None)
+        self.entries.pop(key, None)
+
+    def pop_oldest(self) -> Item:
+        """Take out the oldest entry's item, a group's where there is no entry."""
+        items = self.entries or self.groups
+        return items.pop(next(iter(items)))
+
+    def first(self, most: int) -> list[Item]:
+        """The first items, groups before entries: those void the most."""
+        return list(itertools.islice(itertools.chain(self.groups.values(), self.entries.values()), most))
+
+
+class Replay:
+    """The queues of one cache, by index of the server. Thread-safe.
+
+    ``delivered`` counts invalidations that were told and acknowledged, ``dropped`` those that a full queue let go of.
+    """
+
+    def __init__(self, servers: int, limit: int = LIMIT) -> None:
+        self.queues = [Queue() for _ in range(servers)]
+        self.delivered = self.dropped = 0
+        self._limit = limit
+        self.forked()
+
+    def forked(self) -> None:
+        """This is a child process now: the items are the same, what is marked from now on is not."""
+        self._lock = threading.RLock()  # a signal handler may come here while its thread is in here
+        self._marks = itertools.count(random.getrandbits(62))
+        self.telling = [threading.RLock() for _ in self.queues]
+        """Held by the thread that tells a server; the others wait for it, so that not each of them tells all."""
+
+    def keep(self, server: int, keys: Iterable[bytes], at: float, *, soft: bool = False, group: bool = False) -> Change:
+        """Keep invalidations of ``keys``, made ``at`` so many seconds since 1970."""
+        with self._lock:
+            queue = self.queues[server]
+            put: list[Item] = []
+            for key in keys:
+                known = queue.find(key)
+                softly = soft and not group and (known is None or (known.soft and not known.group))
+                item = Item(key, softly, group or (known is not None and known.group), at, next(self._marks))
+                queue.put(item)
+                put.append(item)
+            return self._bounded(queue, put)
+
+    def load(self, server: int, items: Iterable[Item], overflow: Overflow | None) -> Change:
+        """Keep what another process had kept; what this one has kept itself is newer."""
+        with self._lock:
+            queue = self.queues[server]
+            for item in items:
+                if queue.find(item.key) is None:
+                    queue.put(item)
+            if overflow is not None:
+                self._overflowed(queue, overflow)
+            return self._bounded(queue, [])
+
+    def _bounded(self, queue: Queue, put: list[Item]) -> Change:
+        gone: list[Item] = []
+        while len(queue.entries) + len(queue.groups) > self._limit:
+            gone.append(queue.pop_oldest())
+        if gone:
+            self.dropped += len(gone)
+            self._overflowed(queue, Overflow(max(item.at for item in gone), next(self._marks)))
+        return Change(put, gone, queue.overflow if gone else None)
+
+    def _overflowed(self, queue: Queue, overflow: Overflow) -> None:
+        if queue.overflow is None or queue.overflow.at <= overflow.at:
+            queue.overflow, queue.bumped = overflow, False
+
+    def lot(self, server: int, groups: Callable[[], Iterable[bytes]] = tuple, most: int = LOT) -> list[Item]:
+        """The next items to tell a server; none: it has been told everything. ``groups`` gives the keys of all groups
+        that this cache knows, for a queue that has overflowed.
+        """
+        with self._lock:
+            queue = self.queues[server]
+            if queue.overflow is not None and not queue.bumped:
+                queue.bumped = True
+                for key in groups():
+                    queue.put(Item(key, False, True, queue.overflow.at, next(self._marks)))
+            return queue.first(most)
+
+    def acknowledged(self, server: int, items: Sequence[Item]) -> tuple[Sequence[Item], Overflow | None]:
+        """Take out ``items``, as far as their keys were not invalidated again; returns those taken out, and the overflow
+        where that is over with them: its groups were bumped.
+        """
+        with self._lock:
+            queue = self.queues[server]
+            settled = [item for item in items if queue.find(item.key) == item]
+            for item in settled:
+                queue.remove(item.key)
+            self.delivered += len(settled)
+            overflow = queue.overflow
+            if overflow is None or not queue.bumped or queue.groups or queue.entries:
+                return settled, None
+            queue.overflow = None
+            return settled, overflow
+
+
+def request(items: Sequence[Item], opaque: int) -> bytes:
+    """The commands that tell ``items``, one reply each, all under one token."""
+    hard, soft = b"O%d" % opaque, b"I O%d" % opaque
+    return b"".join([md(item.key, soft if item.soft else hard) for item in items])
+
+
+def acknowledged(items: Sequence[Item], replies: Sequence[Reply]) -> list[Item]:
+    """Those of ``items`` that were carried out, or found nothing to invalidate."""
+    return [item for item, reply in zip(items, replies, strict=True) if reply.code in _ACKNOWLEDGED]

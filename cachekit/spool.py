@@ -1,0 +1,225 @@
+"""Undelivered invalidations on disk, so that they outlive the process: one SQLite file, which several may share.
+
+A row is written and synced before the verb that could not deliver it returns, and is deleted when its server has
+acknowledged it. Whoever starts loads what others have left. Rows are told again where a process ended between the two;
+that is harmless, as every invalidation is.
+
+Nothing that happens to the file reaches a caller. A file that is no database, or a broken one, is *set aside* under
+another name and begun anew; one that can't be opened or written is tried again at the next need. Either is logged, once.
+What is kept in memory is not touched by it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cachekit.errors import RequestError
+from cachekit.meta import check_key
+from cachekit.replay import Change, Item, Overflow
+
+if TYPE_CHECKING:
+    import sqlite3
+
+T = TypeVar("T")
+logger = logging.getLogger("cachekit")
+
+BUSY_S = 1.0
+"""Seconds to wait for another process that is writing."""
+
+FORGOTTEN_S = 30 * 86_400.0
+"""Seconds after which rows are dropped that are meant for a server of no ring any more."""
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS undelivered_1 (
+    server TEXT, key BLOB, soft INTEGER, grouped INTEGER, at REAL, mark INTEGER, PRIMARY KEY (server, key)
+) WITHOUT ROWID
+"""
+_PUT = """
+INSERT INTO undelivered_1 VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    soft = min(soft, excluded.soft), grouped = max(grouped, excluded.grouped),
+    at = max(at, excluded.at), mark = excluded.mark
+"""
+_DROP = "DELETE FROM undelivered_1 WHERE server = ? AND key = ? AND mark = ?"
+_LOAD = "SELECT key, soft, grouped, at, mark FROM undelivered_1 WHERE server = ? ORDER BY at"
+_OVERFLOW = b""
+"""The key of the row that says that a server's queue has overflowed."""
+
+
+class Spool:
+    """The file at ``path``. Thread-safe. ``now``: seconds since 1970."""
+
+    def __init__(self, path: str, now: Callable[[], float] = time.time) -> None:
+        self.path = os.path.abspath(path)
+        self._now = now
+        self._connection: sqlite3.Connection | None = None
+        self._complained: set[str] = set()
+        self.renew_lock()
+        _spools.add(self)
+
+    def renew_lock(self) -> None:
+        """After a fork: the lock may be held by a thread that is not here."""
+        self._lock = threading.RLock()
+
+    def load(self, servers: Sequence[str]) -> dict[str, tuple[list[Item], Overflow | None]]:
+        """What is kept for ``servers``; rows that other servers will hardly ask for any more are dropped."""
+
+        def work(connection: sqlite3.Connection) -> dict[str, tuple[list[Item], Overflow | None]]:
+            marks = ", ".join("?" * len(servers))
+            connection.execute(
+                f"DELETE FROM undelivered_1 WHERE at < ? AND server NOT IN ({marks})",  # noqa: S608
+                (self._now() - FORGOTTEN_S, *servers),
+            )
+            return {name: _rows(connection, name) for name in servers}
+
+        return self._do(work) or {}
+
+    def save(self, server: str, change: Change) -> bool:
+        """Write what has changed in the queue of a server; on disk when it returns True."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            connection.executemany(_PUT, [(server, *_columns(item)) for item in change.put])
+            connection.executemany(_DROP, [(server, item.key, item.mark) for item in change.gone])
+            if change.overflow is not None:
+                at, mark = change.overflow
+                connection.execute(_PUT, (server, _OVERFLOW, 0, 0, at, mark))
+            return True
+
+        return bool(self._do(work))
+
+    def drop(self, server: str, items: Iterable[Item], overflow: Overflow | None) -> None:
+        """Delete what a server has acknowledged, unless somebody has written it anew."""
+        marks = [(server, item.key, item.mark) for item in items]
+        if overflow is not None:
+            marks.append((server, _OVERFLOW, overflow.mark))
+        if marks:
+            self._do(lambda connection: connection.executemany(_DROP, marks) and True)
+
+    def close(self) -> None:
+        """Close the file; a later use opens it again."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """``work`` in one transaction; None where that can't be."""
+        try:
+            import sqlite3  # noqa: PLC0415 - few programs have a spool, and some builds of Python have no SQLite
+        except ImportError:
+            return self._complain("this Python has no sqlite3")
+        with self._lock:
+            for last in (False, True):
+                try:
+                    return self._transaction(work)
+                except (sqlite3.OperationalError, OSError) as error:  # locked, full, no rights: another time perhaps
+                    self._abandon()
+                    return self._complain(str(error))
+                except sqlite3.DatabaseError as error:
+                    self._abandon()
+                    if last or not self._set_aside(str(error)):
+                        return self._complain(str(error))
+        return None
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._open()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            done = work(connection)
+        except BaseException:
+            with suppress(Exception):
+                connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+        return done
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is not None:
+            return self._connection
+        import sqlite3  # noqa: PLC0415 - as above
+
+        connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(f"broken: {found}")
+            connection.execute("PRAGMA journal_mode = WAL")  # one sync a commit, and readers are in nobody's way
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(_TABLE)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _abandon(self) -> None:
+        with suppress(Exception):
+            self.close()
+        self._connection = None
+
+    def _set_aside(self, why: str) -> bool:
+        """Give a broken file another name; whether that could be done."""
+        aside = f"{self.path}.broken-{int(self._now())}"
+        try:
+            os.replace(self.path, aside)
+        except OSError:
+            return False
+        for beside in ("-wal", "-shm"):
+            with suppress(OSError):
+                os.replace(self.path + beside, aside + beside)
+        logger.warning("the spool %s could not be read (%s); it was set aside as %s", self.path, why, aside)
+        return True
+
+    def _complain(self, why: str) -> None:
+        if why not in self._complained:
+            self._complained.add(why)
+            logger.warning("the spool %s can't be used (%s): invalidations are kept in memory only", self.path, why)
+
+
+def _columns(item: Item) -> tuple[Any, ...]:
+    return item.key, int(item.soft), int(item.group), item.at, item.mark
+
+
+def _rows(connection: sqlite3.Connection, server: str) -> tuple[list[Item], Overflow | None]:
+    items: list[Item] = []
+    overflow = None
+    for key, soft, grouped, at, mark in connection.execute(_LOAD, (server,)):
+        if key == _OVERFLOW:
+            overflow = Overflow(at, mark)
+            continue
+        with suppress(RequestError, TypeError):  # what was written into the file by somebody else
+            items.append(Item(check_key(key), bool(soft), bool(grouped), float(at), int(mark)))
+    return items, overflow
+
+
+_spools: weakref.WeakSet[Spool] = weakref.WeakSet()
+_held: list[Spool] = []
+
+
+def _before_fork() -> None:
+    """SQLite's connections must not get into a child: each process opens its own (sqlite.org, "How To Corrupt")."""
+    for spool in list(_spools):
+        if spool._lock.acquire(timeout=2 * BUSY_S):
+            _held.append(spool)
+            spool._abandon()
+
+
+def _in_parent() -> None:
+    while _held:
+        _held.pop()._lock.release()
+
+
+def _in_child() -> None:
+    _held.clear()
+    for spool in list(_spools):
+        spool.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

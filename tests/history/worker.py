@@ -1,0 +1,181 @@
+"""One process of a history: threads and tasks that work through schedules, lane beside lane.
+
+In each lane one thread conducts: it waits until the conductors of the other processes have come to the same schedule,
+lets a second thread and some tasks begin, does its own part, and when all have done theirs everybody reads every entry
+once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import mmap
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from history.events import Log
+from history.kinds import KEYS, Pair, decorated
+from history.plan import Op, Plan, plan
+from history.source import Source
+from history.steps import Body, Hand
+from history.twins import break_guard
+
+from cachekit import Cache
+
+THREADS, TASKS = 2, 2
+PARTICIPANTS = THREADS + TASKS
+_SETTLE_S = 0.002
+_PHASES = 2
+_LIMIT_S = 3.0
+
+
+class Setup(NamedTuple):
+    """What a worker is told at its start. ``of``: its number among ``processes``; ``seed``: that of schedule 0.
+    ``twin``: the name of the guard that is to be taken out, "" for none.
+    """
+
+    of: int
+    processes: int
+    lanes: int
+    addresses: Sequence[str]
+    folder: Path
+    kinds: Sequence[str]
+    seed: int
+    schedules: int
+    twin: str = ""
+    cancels: float = 0.0
+
+
+def work(pipe: Connection, setup: Setup) -> None:
+    """Work through the ranges of schedules that come through the pipe, until None does. Answers each with "done" or
+    with what went wrong.
+    """
+    with Worker(setup) as worker:
+        pipe.send("ready")
+        while (schedules := pipe.recv()) is not None:
+            try:
+                worker.run(schedules)
+                pipe.send("done")
+            except Exception as error:
+                pipe.send(f"{type(error).__name__}: {error}")
+
+
+class Worker:
+    """The process: its cache, its event loop, and what its lanes need."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        break_guard(setup.twin)
+        self.log = Log(setup.folder / f"{setup.of}.jsonl")
+        self.source = Source(setup.folder / "source", setup.schedules)
+        self.gates = Gates(setup)
+        self.cache = Cache(list(setup.addresses), prefix="history")
+        body = Body(setup.of, self.source, self.log)
+        lanes = range(setup.lanes)
+        self.functions = {(name, lane): decorated(self.cache, name, lane, body) for name in setup.kinds for lane in lanes}
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        gc.freeze()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        asyncio.run_coroutine_threadsafe(self.cache.aclose(), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+        self.cache.close()
+
+    def run(self, schedules: range) -> None:
+        """All lanes at once; raises the first exception of one."""
+        lanes = self.setup.lanes
+        with ThreadPoolExecutor(lanes) as threads:
+            shares = [[number for number in schedules if number % lanes == lane] for lane in range(lanes)]
+            for done in [threads.submit(self._lane, lane, share) for lane, share in enumerate(shares)]:
+                done.result()
+
+    def _lane(self, lane: int, schedules: list[int]) -> None:
+        with ThreadPoolExecutor(THREADS - 1) as helpers:
+            for number in schedules:
+                Schedule(self, lane, number).conduct(helpers)
+
+
+class Schedule:
+    """One schedule, as one process takes part in it."""
+
+    def __init__(self, worker: Worker, lane: int, number: int) -> None:
+        setup = worker.setup
+        self._worker, self._lane, self._number = worker, lane, number
+        everybody = plan(setup.seed + number, PARTICIPANTS * setup.processes, setup.kinds, cancels=setup.cancels)
+        mine = everybody.ops[PARTICIPANTS * setup.of : PARTICIPANTS * (setup.of + 1)]
+        self._plan = Plan(everybody.kind, mine)
+        self._pair: Pair = worker.functions[self._plan.kind, lane]
+
+    def conduct(self, helpers: ThreadPoolExecutor) -> None:
+        """The whole of it."""
+        gates = self._worker.gates
+        gates.wait(self._lane, _PHASES * self._number + 1)
+        self._all(helpers, self._plan.ops)
+        gates.wait(self._lane, _PHASES * self._number + 2)
+        time.sleep(_SETTLE_S)  # for what goes on in the background
+        last = [Op(0.0, "call", (key,)) for key in range(KEYS)]
+        self._all(helpers, [last if number in (0, THREADS) else () for number in range(PARTICIPANTS)])
+
+    def _all(self, helpers: ThreadPoolExecutor, ops: Sequence[Sequence[Op]]) -> None:
+        """Everybody's ops, side by side."""
+        going: list[Future[Any]] = [
+            asyncio.run_coroutine_threadsafe(self._task(number, ops[number]), self._worker.loop)
+            for number in range(THREADS, PARTICIPANTS)
+            if ops[number]
+        ]
+        going += [helpers.submit(self._thread, number, ops[number]) for number in range(1, THREADS) if ops[number]]
+        self._thread(0, ops[0])
+        for each in going:
+            each.result()
+
+    def _thread(self, number: int, ops: Sequence[Op]) -> None:
+        hand = self._hand(f"thread {number}")
+        for op in ops:
+            hand.do(op, self._plan.kind, self._number, self._pair)
+
+    async def _task(self, number: int, ops: Sequence[Op]) -> None:
+        hand = self._hand(f"task {number}")
+        for op in ops:
+            await hand.do_async(op, self._plan.kind, self._number, self._pair)
+
+    def _hand(self, name: str) -> Hand:
+        return Hand(self._worker.setup.of, name, self._worker.source, self._worker.log)
+
+
+class Gates:
+    """Where the conductors of a lane wait for one another: each says in his own place how far he is."""
+
+    def __init__(self, setup: Setup) -> None:
+        with open(setup.folder / "gates", "a+b") as file:
+            file.truncate(8 * setup.processes * setup.lanes)
+            self._places = memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
+        self._processes, self._lanes, self._of = setup.processes, setup.lanes, setup.of
+
+    def wait(self, lane: int, phase: int) -> None:
+        """Come to ``phase``, and wait for the others, but not for ever: one may have been killed."""
+        self._places[self._of * self._lanes + lane] = phase
+        limit, pause_s = time.monotonic() + _LIMIT_S, 0.0002
+        others = [each * self._lanes + lane for each in range(self._processes)]
+        while any(self._places[place] < phase for place in others) and time.monotonic() < limit:
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, 0.002)
+
+
+def exit_now(pipe: Connection, setup: Setup) -> None:
+    """A worker's process: exit handlers of libraries have no part in a history."""
+    work(pipe, setup)
+    pipe.close()
+    os._exit(0)
