@@ -1,6 +1,6 @@
 # The project's whole vocabulary. Python 3.11 or newer, pip and make are enough to begin.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs bench servers
+.PHONY: help demo test lint types docs bench soak servers
 
 BIN := .venv/bin
 PATHS := $(wildcard cachekit tests examples)
@@ -29,6 +29,10 @@ docs: .venv/.dev       ## run the examples of README.md, docs/ and docstrings
 
 bench: .venv/.bench    ## compare with the raw socket and with peers, side by side
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: .venv/.dev       ## check thousands of histories of many processes, calm and under faults (ARGS=)
+	@scripts/prepare-tests.sh
+	@PYTHONPATH=tests $(BIN)/python -m history.soak $(ARGS)
 
 servers:               ## run three memcached servers and a gutter until Ctrl-C
 	@scripts/prepare-tests.sh

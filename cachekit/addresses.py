@@ -9,7 +9,7 @@
     unix:///run/memcached.sock                 also unix:/run/memcached.sock;  a weight may follow: …sock:2
     ["10.0.0.1", "unix:/run/m.sock", …]        a list of any of these
 
-A query is for the whole ring: ``?deadline=250ms&max_value=1MiB``.
+A query is for the whole ring: ``?deadline=250ms&max_value=1MiB&watch=yes``.
 
 The canonical name decides where keys live (ring.py), so two spellings of one address must give one name: the host in
 lower case without the final dot, 11211 filled in, IPv6 in the short form of RFC 5952, repeated slashes of a path
@@ -82,6 +82,7 @@ _RING_OPTIONS: Final[Mapping[str, tuple[str, Callable[[str, str], object]]]] = {
     "deadline": ("deadline_s", _seconds),
     "max_value": ("max_value_bytes", _size),
     "memory": ("memory_bytes", _size),
+    "watch": ("watch", _flag),
 }
 _TLS_OPTIONS: Final[Mapping[str, tuple[str, Callable[[str, str], object]]]] = {
     "ca": ("ca", _text),

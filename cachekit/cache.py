@@ -33,6 +33,7 @@ from cachekit.sync.client import Verbs
 from cachekit.sync.fleet import Fleet
 from cachekit.tally import Info, Tally, total
 from cachekit.types import Unset
+from cachekit.writers import Writers
 
 if TYPE_CHECKING:
     from cachekit.aio.client import AsyncVerbs
@@ -62,16 +63,21 @@ _MADE_AT_FIRST_USE = ("_fleet", "_env", "_packer", "_ttl", "_max_value_bytes", "
 class Stats(Frozen):
     """What a cache has done in this process: counts by function and of the direct verbs, and which servers are up.
 
-    ``embedded`` holds the embedded server's own counters, where the cache has one.
+    ``embedded`` holds the embedded server's own counters, where the cache has one. ``replay``: how many invalidations
+    wait for servers that have not acknowledged them, by server; ``replayed``: how many were delivered late;
+    ``replay_dropped``: how many were given up because too many waited.
     """
 
     functions: dict[str, Info]
     direct: Info
     servers: dict[str, bool]
     embedded: dict[str, int] | None
+    replay: dict[str, int]
+    replayed: int = 0
+    replay_dropped: int = 0
 
 
-class Cache(Verbs):
+class Cache(Verbs, Writers):
     """A cache on a ring of Memcached servers, or on the embedded server of this process.
 
     Args:
@@ -79,6 +85,8 @@ class Cache(Verbs):
             list of servers. None: the environment's ``CACHEKIT_URL`` at first use, else the embedded server.
         prefix: stands before every key, and separates applications that share servers.
         policy: what functions of this cache fall back on.
+        spool: the path of a file in which invalidations are kept that could not be delivered, so that they outlive this
+            process; several processes may share it. None: they are kept in memory.
         on_error: ``"degrade"``: direct verbs give their default on trouble; ``"raise"``: they raise it. Cached
             functions never do.
 
@@ -107,6 +115,7 @@ class Cache(Verbs):
         prefix: str = "",
         policy: Policy | None = None,
         on_error: Literal["degrade", "raise"] = "degrade",
+        spool: str | os.PathLike[str] | None = None,
     ) -> None:
         if on_error not in ("degrade", "raise"):
             raise ConfigurationError(f"on_error={on_error!r}: 'degrade' or 'raise'")
@@ -118,6 +127,7 @@ class Cache(Verbs):
         self._raises = on_error == "raise"
         self._target: Target | None = parse_target(url) if url is not None else None
         self._policy = checked(policy)
+        self._spool = _path(spool)
         self._registry = Registry()
         self._tally = Tally()
         self._recipes: list[Recipe] = []
@@ -135,20 +145,28 @@ class Cache(Verbs):
 
         return AsyncVerbs(self)
 
-    def configure(self, url: str | Iterable[str | Server] | None = None, *, policy: Policy | None = None) -> None:
-        """Say where the servers are, and what policy holds, before the first use: for application factories.
+    def configure(
+        self,
+        url: str | Iterable[str | Server] | None = None,
+        *,
+        policy: Policy | None = None,
+        spool: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Say where the servers are, what policy holds, and where the spool is, before the first use: for application
+        factories.
 
         To say the same again is harmless, so a factory may run twice in one process. Raises ``ConfigurationError`` when
         the cache is in use already and this would change it.
         """
         target = self._target if url is None else parse_target(url)
         chosen = self._policy if policy is None else checked(policy)
+        path = self._spool if spool is None else _path(spool)
         with self._lock:
-            if "_fleet" in self.__dict__ and (target, chosen) != (self._target, self._policy):
+            if "_fleet" in self.__dict__ and (target, chosen, path) != (self._target, self._policy, self._spool):
                 raise ConfigurationError(
                     "configure() comes too late: this cache has been used; call it before the first use"
                 )
-            self._target, self._policy = target, chosen
+            self._target, self._policy, self._spool = target, chosen, path
 
     def register(
         self,
@@ -322,6 +340,7 @@ class Cache(Verbs):
             generations=((keys.namespace,) if keys.namespace else ()) + ((keys.generation,) if chosen.group else ()),
             grouped=chosen.group,
             max_value_bytes=self._max_value_bytes,
+            prefix=self._prefix,
         )
         self._recipes.append(recipe)
         return recipe
@@ -343,7 +362,9 @@ class Cache(Verbs):
                 self.off -= 1
 
     def is_disabled(self) -> bool:
-        """Whether cached functions just run here: inside ``disabled()``, or under ``CACHEKIT_DISABLE=1``."""
+        """Whether cached functions just run here: inside ``disabled()``, under ``CACHEKIT_DISABLE=1``, or in a
+        transaction with something to invalidate.
+        """
         if not self.off:
             return False
         # A test that gave the cache a clock wants it to work, whatever holds for the rest of the run.
@@ -359,7 +380,8 @@ class Cache(Verbs):
         functions = {name: total(of_one_name) for name, of_one_name in tallies.items()}
         servers = {name: health.up for name, health in zip(fleet.names, fleet.health, strict=True)}
         embedded = fleet.embedded.stats() if fleet.embedded is not None else None
-        return Stats(functions, self._tally.info(), servers, embedded)
+        waiting, delivered, dropped = fleet.kept()
+        return Stats(functions, self._tally.info(), servers, embedded, waiting, delivered, dropped)
 
     def server_of(self, key: str) -> str:
         """The name of the server that holds ``key``, as every cache with the same servers finds it. Asks nobody.
@@ -390,7 +412,7 @@ class Cache(Verbs):
                 from asyncio import to_thread  # noqa: PLC0415 - it is there already, where a coroutine runs
 
                 await to_thread(fleet.drain)
-            fleet.close()
+            fleet.close(drained=True)
 
     def __enter__(self) -> Cache:
         return self
@@ -436,13 +458,28 @@ class Cache(Verbs):
         self._env = Env(fleet.names, self.hooks)
         fleet.on_fork = self._env.forked
         self._env.explicit = fleet.explicit
+        self._env.private = fleet.embedded is not None
+        self._env.watched = target.options.watch
+        self._env.keep, self._env.distrust = fleet.keep, fleet.distrust
+        recipes = self._recipes  # and not the cache itself, which its servers need not keep alive
+        fleet.groups = lambda: {group for recipe in list(recipes) for group in recipe.generations}
         if clock is not None:
             self._env.leave_nothing_to_chance(clock.now, clock.monotonic)
         elif fleet.embedded is not None:
             logger.info(
                 "cachekit: the embedded server of this process holds the cache; its invalidations stay in this process"
             )
+        if self._spool is not None:
+            fleet.open_spool(self._spool)
         self._fleet = fleet
+
+
+def _path(spool: str | os.PathLike[str] | None) -> str | None:
+    """Where a spool is. Raises ``ConfigurationError`` for what is no path."""
+    path = os.fspath(spool) if isinstance(spool, str | os.PathLike) else spool
+    if path is not None and not (isinstance(path, str) and path):
+        raise ConfigurationError(f"spool={spool!r:.60}: the path of a file")
+    return path and os.path.abspath(path)
 
 
 _caches: weakref.WeakSet[Cache] = weakref.WeakSet()

@@ -63,6 +63,28 @@ class Current:
         self._notes.kept = found
         return found[0]
 
+    def tag(self, *tags: str) -> None:
+        """Let this result bear ``tags`` beside those of the decorator; to invalidate one of them voids it.
+
+        Name a tag before reading what it stands for. A result whose tag was made or invalidated while it was computed
+        is returned, but not stored; the next run with the same tags is. Reading such an entry takes one more round
+        trip than one whose tags the decorator tells. Raises ``ConfigurationError`` (a ``ValueError``) for what is no
+        tag, and for more than 128.
+
+        >>> from cachekit import Cache, current
+        >>> cache = Cache("memory:")
+        >>> @cache
+        ... def page(slug: str) -> str:
+        ...     author = {"intro": "ada"}[slug]
+        ...     current().tag(f"author:{author}")
+        ...     return f"{slug} by {author}"
+        >>> page("intro"), page("intro"), cache.invalidate_tags("author:ada"), page("intro"), page.info().fills
+        ('intro by ada', 'intro by ada', True, 'intro by ada', 3)
+        """
+        from cachekit.keys.tags import checked_tags  # noqa: PLC0415 - it brings hashes along
+
+        self._notes.tags = checked_tags((*self._notes.tags, *tags))
+
     def do_not_store(self) -> None:
         """Return this result to the caller, and don't store it."""
         self._notes.store = False

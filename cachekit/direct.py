@@ -60,7 +60,7 @@ class Direct:
         young = header.ttl_ms == FOREVER or self._env.now() * 1000 - header.created_ms < header.ttl_ms
         # Under which number the function's generation stands now, this read did not ask: an entry that may have been
         # invalidated with all others is not given out. ``peek`` asks.
-        if header.fingerprint != wire[-16:] or not young or any(header.generations):
+        if header.fingerprint != wire[-16:] or not young or any(header.generations) or header.marks:
             return MISS
         return self._packer.unpack(flags ^ ENVELOPED, payload[at:])
 
@@ -135,7 +135,7 @@ class Direct:
     def _undelivered(self, *wires: bytes) -> None:
         """Have the removal of these keys, which no server has acknowledged, told again before anything else."""
         for index, keys in by_server(wires, self._fleet).items():
-            self._env.undelivered(index, *keys, soft=False)
+            self._env.undelivered(index, *keys, soft=False, kind=1)
 
     def _counted(self, found: T, default: T) -> T:
         """What a read found, ``default`` where that is MISS; counted."""

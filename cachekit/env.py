@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from cachekit.codecs.envelope import Header
 from cachekit.flights import Flights
 from cachekit.hooks import Fill, Hit, Hooks, Miss, Trouble, Wait
+from cachekit.meta import md
 from cachekit.recipe import Recipe
 from cachekit.tally import Tally
 
@@ -72,6 +73,19 @@ class Env:
         self._waits_by: Callable[[], float] | None = None
         self.explicit: set[int] = set()
         """Indexes of the servers that take a CAS number from their client."""
+        self.keep: Callable[..., None] = _keep_nothing
+        self.distrust: dict[int, float] = {}
+        """Seconds since 1970, by index of the server: invalidations of before then were lost, so what was created there
+        before then is void for this process.
+        """
+        self.boots: dict[int, tuple[bytes, float]] = {}
+        """By index of the server: the text that tells its numbers from those after a restart, and the monotonic seconds
+        at which it was seen first.
+        """
+        self.private = False
+        """Whether the server is the embedded one of this cache, which no other cache can ask."""
+        self.watched = False
+        """Whether other processes may watch the servers, so that invalidations have to show there (tombstones.py)."""
         self._without_cas: set[int] = set()
         self._seen: dict[bytes, tuple[int, float]] = {}
         self._lost: dict[bytes, float] = {}
@@ -96,6 +110,10 @@ class Env:
         whose own count begins anew.
         """
         return (time.time_ns() // 1000 << 12 | random.getrandbits(12)) if server in self.explicit else 0
+
+    def nonce(self) -> bytes:
+        """A text that nobody else thinks of."""
+        return b"%032x" % random.getrandbits(128)
 
     def draw(self, beta: float) -> float:
         """How eagerly a reader refreshes early: ``β·Exp(1)``."""
@@ -132,10 +150,20 @@ class Env:
         this process keeps of it holds any more.
         """
 
-    def undelivered(self, server: int, key: bytes, *, soft: bool) -> None:
-        """That server has not acknowledged the invalidation of ``key``. ``soft``: what is there may be served while
-        somebody refreshes it.
+    def removal(self, key: bytes, opaque: int) -> bytes:
+        """A request that removes what stands under ``key``, visibly where somebody may watch."""
+        if not self.watched:
+            return md(key, b"O%d" % opaque)
+        from cachekit.tombstones import tombstone  # noqa: PLC0415 - few rings are watched
+
+        return tombstone(key, opaque)
+
+    def undelivered(self, server: int, *keys: bytes, soft: bool, kind: int = 0) -> None:
+        """That server has not acknowledged the invalidation of ``keys``: it is told again before it is asked anything
+        else (``roster.py``). ``soft``: their entries may be served while somebody refreshes them. ``kind``: that
+        of ``replay.Kind``: 0 for entries, 1 for plain values, 2 for the records of groups.
         """
+        self.keep(server, keys, soft=soft, kind=kind)
 
     def forked(self) -> None:
         """This is a child process now: the parent's runs under way will never land here."""
@@ -202,6 +230,10 @@ class Env:
         if kind in _WARNED_REASONS and kind not in job.recipe.warned:
             job.recipe.warned.add(kind)
             logger.warning("a result of %s was not stored under %s: %s", job.recipe.name, job.key.decode(), reason)
+
+
+def _keep_nothing(server: int, keys: tuple[bytes, ...], *, soft: bool, kind: int) -> None:
+    """The embedded server hears everything."""
 
 
 def _exponential() -> float:

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cachekit.codecs.envelope import Mark
 
 
 class Flight:
@@ -24,6 +28,14 @@ class Flight:
     payload: tuple[int, bytes] | None = None
     error: BaseException | None = None
     generations: tuple[int, ...] | None = None
+    stands: tuple[tuple[int, ...], float, tuple[Mark, ...]] | None = None
+    """What its value stands under: the generations, the monotonic seconds before they were asked for, and the marks;
+    None where that is not known.
+    """
+    again = False
+    """Whether its waiters are to read again: something that its value stands under may have been bumped since it began,
+    and the lease does not tell.
+    """
     pilot = 0
     relieved = 0
     rescued = False

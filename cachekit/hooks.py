@@ -92,8 +92,8 @@ class ServerState(Frozen):
 
 
 class Replayed(Frozen):
-    """``server`` has been told ``invalidations`` that it had not acknowledged when they were made; it may have come back
-    with its old memory.
+    """A server was told so many ``invalidations`` that it had not acknowledged when they were made: before anything
+    else, since it may have come back with its old memory.
     """
 
     server: str

@@ -24,7 +24,9 @@ _BLOCKS: ContextVar[tuple[Block, ...]] = ContextVar("cachekit_disabled", default
 
 def enter(block: Block) -> None:
     """From here on, in this thread or task and in tasks that begin here, ``block`` counts."""
-    _BLOCKS.set((*_BLOCKS.get(), block))
+    inside = _BLOCKS.get()
+    if not any(each is block for each in inside):
+        _BLOCKS.set((*inside, block))
 
 
 def leave(block: Block) -> None:

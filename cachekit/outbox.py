@@ -4,7 +4,6 @@ whoever is told about it. Made when the first invalidation could not be delivere
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from cachekit.errors import Refused
 from cachekit.hooks import Hooks, Replayed
 from cachekit.meta import Reply
-from cachekit.replay import Change, Item, Replay, acknowledged, request
+from cachekit.replay import ACKNOWLEDGED, Change, Item, Lot, Replay
 
 if TYPE_CHECKING:
     from cachekit.spool import Spool
@@ -44,14 +43,13 @@ class Outbox:
         self.queues = self.replay.queues
         self.spool: Spool | None = None
         self._now = now
-        self._opaques = itertools.count(1 << 50)
         self._told = [0] * len(names)
         self._unsaved: set[int] = set()
 
-    def keep(self, server: int, keys: Iterable[bytes], *, soft: bool, group: bool) -> Change:
+    def keep(self, server: int, keys: Iterable[bytes], *, soft: bool, kind: int) -> Change:
         """Keep invalidations that the server has not acknowledged; to be passed to ``save``."""
         first = not self.queues[server]
-        change = self.replay.keep(server, keys, self._now(), soft=soft, group=group)
+        change = self.replay.keep(server, keys, self._now(), soft=soft, kind=kind)
         if first and change.put:
             logger.info("invalidations for memcached server %s are kept until it answers", self.names[server])
         if change.overflow is not None:
@@ -88,22 +86,20 @@ class Outbox:
                 self.save(server, change)
         return [server for server, queue in enumerate(self.queues) if queue]
 
-    def lot(self, server: int) -> tuple[list[Item], bytes, int]:
-        """The next items to tell a server, the request that tells them, and its token; perhaps none are left."""
-        items = self.replay.lot(server, self.groups)
-        opaque = next(self._opaques)
-        return items, request(items, opaque), opaque
+    def lot(self, server: int) -> Lot:
+        """What to tell a server next; perhaps nothing."""
+        return self.replay.lot(server, self.groups)
 
     def settle(self, server: int, items: Sequence[Item], replies: Sequence[Reply]) -> bool:
         """The server has answered; whether that was all for now. Raises ``Refused`` where it did not carry out all."""
-        done = acknowledged(items, replies)
-        settled, overflow = self.replay.acknowledged(server, done)
+        settled, overflow = self.replay.answered(server, items, replies)
         self._told[server] += len(settled)
         if self.spool is not None:
             self.spool.drop(self.names[server], settled, overflow)
-        if len(done) < len(items):
-            why = next((reply.error for reply in replies if reply.error), "unknown")
-            raise Refused(f"{self.names[server]} refused an invalidation: {why}", server=self.names[server])
+        for reply in replies:
+            if reply.code not in ACKNOWLEDGED:
+                why = f"{self.names[server]} refused an invalidation: {reply.error or reply.code}"
+                raise Refused(why, server=self.names[server])
         return not self.queues[server]
 
     def report(self, server: int) -> None:
@@ -117,8 +113,3 @@ class Outbox:
     def waiting(self) -> dict[str, int]:
         """How many invalidations wait, by name of the server; those for which none do are left out."""
         return {name: len(queue) for name, queue in zip(self.names, self.queues, strict=True) if queue}
-
-    def forked(self) -> None:
-        """This is a child process now. It keeps what its parent keeps, since it must not read those values either."""
-        self.replay.forked()
-        self._opaques = itertools.count(next(self._opaques) + (1 << 20))

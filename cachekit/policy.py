@@ -249,11 +249,11 @@ class Verdict(Enum):
 class Generations(tuple[int, ...]):
     """The numbers that stand over an entry, where not every record's last bump was a hard one.
 
-    ``bases``: for each record the number from which on entries are void softly only: its own number after a hard bump;
-    None after a soft one where it was not asked how far that reaches.
+    ``softly``: for each record the numbers under which entries are void only softly: none after a hard bump; None after
+    a soft one where they were not asked for.
     """
 
-    bases: tuple[int | None, ...]
+    softly: tuple[tuple[int, ...] | None, ...]
 
 
 class Judgement(NamedTuple):
@@ -340,20 +340,22 @@ def _freshness(reply: Reply, header: Header, age: float, eagerness: float) -> Ve
 
 
 def compare(entry: tuple[int, ...], now: tuple[int, ...] | None) -> Verdict:
-    """Equal: valid. Lower than now: void, softly where every such bump was soft. Higher than what was just read: this
+    """Equal: valid. Lower than now: void, softly where every bump since was soft. Higher than what was just read: this
     read is the older one, so read again.
+
+    Which numbers came after the last hard bump is told one by one and not by the first of them: numbers that clients
+    give go by their clocks, so one from before it may be the higher.
     """
     if entry == now:
         return Verdict.FRESH
     if now is None or len(entry) != len(now):
         return Verdict.VOID
-    bases = now.bases if isinstance(now, Generations) else now
-    behind = [(was, base) for was, is_now, base in zip(entry, now, bases, strict=True) if was < is_now]
-    if not behind:
-        return Verdict.AHEAD
-    if any(base is not None and was < base for was, base in behind):
-        return Verdict.VOID
-    return Verdict.SOFT if all(base is not None for _, base in behind) else Verdict.CLOSER
+    softly = now.softly if isinstance(now, Generations) else ((),) * len(now)
+    moved = [each for each in zip(entry, now, softly, strict=True) if each[0] != each[1]]
+    hard = [(was, is_now) for was, is_now, soft in moved if soft is not None and was not in soft]
+    if hard:
+        return Verdict.VOID if any(was < is_now for was, is_now in hard) else Verdict.AHEAD
+    return Verdict.CLOSER if any(soft is None for _, _, soft in moved) else Verdict.SOFT
 
 
 def age_ms(header: Header, server_ttl_s: int | None, now_s: float) -> float:

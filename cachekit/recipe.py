@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cachekit import meta
 from cachekit.codecs import Packer
-from cachekit.codecs.envelope import FOREVER, Header, seal, seal_one
+from cachekit.codecs.envelope import FOREVER, Header, Mark, seal, seal_one
 from cachekit.codecs.flags import ENVELOPED
 from cachekit.codecs.note import ERROR, NOTE_FLAGS, PASS
 from cachekit.errors import DecodeError
@@ -25,6 +25,8 @@ from cachekit.types import UNSET, Unset
 
 _U32_MAX = 2**32 - 1
 _LONGEST_NUMBER = 20
+_SOFT_BUMPS = 16
+"""So many soft bumps in a row leave an entry to be served."""
 TAG_LIFE_S = 2_592_000
 """Seconds that a tag's record is made for, 30 days: what is left of them tells when it was made."""
 
@@ -52,11 +54,12 @@ class Recalled(Exception):
 
 class Snapshot(NamedTuple):
     """What an entry is valid under: the generations, read before the function ran, and when it ended (seconds since
-    1970).
+    1970). ``marks``: what else it stands under.
     """
 
     generations: tuple[int, ...]
     created_s: float
+    marks: tuple[Mark, ...] = ()
 
 
 class Packed(NamedTuple):
@@ -80,11 +83,12 @@ class Recipe:
         terms: how stale a value may be served, and what else its policy says.
         enveloped: whether values travel behind a header.
         max_value_bytes: longest value, envelope included, that the servers take.
+        prefix: the cache's, to which tags belong.
     """
 
     __slots__ = (
         "delta_s", "enveloped", "generations", "grouped", "jitter", "lease_s", "max_value_bytes", "name",
-        "packer", "read_template", "steady", "stub_s", "tally", "templates", "terms", "ttl", "warned",
+        "packer", "prefix", "read_template", "steady", "stub_s", "tally", "templates", "terms", "ttl", "warned",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +104,7 @@ class Recipe:
         grouped: bool = True,
         enveloped: bool = True,
         max_value_bytes: int = 1 << 20,
+        prefix: bytes = b"",
     ) -> None:
         self.name = name
         self.packer = packer
@@ -111,6 +116,7 @@ class Recipe:
         self.grouped = grouped and bool(generations)
         self.enveloped = enveloped
         self.max_value_bytes = max_value_bytes
+        self.prefix = prefix
         self.tally = Tally()
         self.warned: set[str] = set()
         self.delta_s = 0.0
@@ -233,11 +239,11 @@ class Recipe:
         flags, payload = packed
         if not self.enveloped:
             return flags, payload, exptime(lifetime_s, snapshot.created_s)
-        generations, created_s = snapshot
+        generations, created_s, marks = snapshot
         own, created_ms, delta_us = key[-16:], int(created_s * 1000), int(seconds * 1e6)
         if self.steady is not None and lifetime_s == self.ttl and flags != NOTE_FLAGS:
             ttl_ms, hard_s, until = self.steady
-            if len(generations) < 2:
+            if len(generations) < 2 and not marks:
                 generation = generations[0] if generations else 0
                 return (
                     flags | ENVELOPED,
@@ -258,6 +264,7 @@ class Recipe:
             delta_us=delta_us,
             generations=generations or _UNGROUPED,
             slide_ms=ttl_ms if terms.sliding else 0,
+            marks=marks,
         )
         return flags | ENVELOPED, seal(header, payload), until
 
@@ -369,20 +376,36 @@ def numbers(replies: list[Reply]) -> tuple[int, ...] | None:
     if hard:
         return tuple(found)
     generations = Generations(found)
-    generations.bases = tuple([soft_base(reply) for reply in replies])
+    generations.softly = tuple(map(softly_void, replies))
     return generations
 
 
-def soft_base(reply: Reply) -> int | None:
-    """The number from which on entries are only softly void, in what was read of a record; None: it was not asked.
+def softly_void(reply: Reply) -> tuple[int, ...] | None:
+    """The numbers under which entries are only softly void, by what was read of a record; None: they were not asked
+    for.
 
     A record that its reader made has W or Z for as long as it stands, so its last bump was a hard one, which deletes
-    it. A soft bump stores it, and with it the number from before; storing takes W and Z off (protocol.txt, Meta Get).
+    it. A soft bump stores it, and in it the numbers that it has had since the last hard one; storing takes W and Z off
+    (protocol.txt, Meta Get).
     """
-    if reply.code == "HD" and not reply.claimed and not reply.won:
+    if reply.claimed or reply.won:
+        return ()
+    if reply.code == "HD":
         return None
-    value = reply.value or b""
-    return int(value) if value.isdigit() and len(value) <= _LONGEST_NUMBER else reply.cas
+    words = (reply.value or b"").split(b" ")
+    return tuple(map(int, words)) if all(map(_is_number, words)) else ()
+
+
+def softened_record(reply: Reply) -> bytes:
+    """What a soft bump leaves in the record that ``reply`` shows: the numbers under which entries are void only softly
+    from then on. Those under still older ones are as after a hard bump.
+    """
+    kept = (*(softly_void(reply) or ()), reply.cas or 0)[-_SOFT_BUMPS:]
+    return b" ".join([b"%d" % number for number in kept])
+
+
+def _is_number(word: bytes) -> bool:
+    return word.isdigit() and len(word) <= _LONGEST_NUMBER
 
 
 def store_request(key: bytes, sealed: tuple[int, bytes, int], cas: int, opaque: int, number: int = 0) -> bytes:

@@ -7,13 +7,13 @@ anything before it has acknowledged all of them (``roster.py``; ``sync/replaying
 them). To invalidate twice is harmless, so a key may be told by several threads, or after a restart that had emptied the
 server anyhow.
 
-- The latest invalidation of a key takes the place of the one before, except that a *soft* one (``expire``: others may be
-  served the old value while somebody refreshes it) never takes the place of a hard one, after which nobody may.
-- The record behind a group (a tag, a namespace, all entries of a function) has no value that could be served meanwhile:
-  its bump is always told as a hard one.
-- A queue has at most ``LIMIT`` keys. A full one lets go of its oldest, entries before groups, and remembers when that
-  was invalidated: it *overflowed*. Then every group that this cache knows is bumped on that server, and this process
-  distrusts what was computed before that time.
+- The latest invalidation of a key takes the place of the one before, except that a *soft* one (``expire``: others may
+  be served the old value while somebody refreshes it) never takes the place of a hard one, after which nobody may.
+- The record behind a group (a tag, a namespace, all entries of a function) is deleted, also where its bump was a soft
+  one: how to bump it softly only its own server could have said.
+- A queue has at most ``LIMIT`` keys. A full one lets go of its oldest, entries of functions first, and remembers when
+  that was invalidated: it *overflowed*. Then every group that this cache knows is bumped on that server, and this
+  process distrusts what was computed before that time.
 
 An item is gone from its queue once it is acknowledged, unless its key was invalidated again since it was sent: ``mark``
 tells the two apart.
@@ -25,6 +25,7 @@ import itertools
 import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 from cachekit.meta import Reply, md
@@ -35,17 +36,50 @@ LIMIT = 10_000
 LOT = 256
 """Most keys told at a time."""
 
-_ACKNOWLEDGED = ("HD", "NF")
+ACKNOWLEDGED = ("HD", "NF")
+"""What a server answers when it has invalidated, or had nothing to invalidate."""
+
+
+class Kind(IntEnum):
+    """What a key stands for, in the order in which a full queue lets go of them.
+
+    ``ENTRY``: a cached function's, which tells when it was made. ``PLAIN``: a value of the direct verbs, which does
+    not, so that nothing else makes it void. ``GROUP``: the record behind a tag, a namespace or a function.
+    """
+
+    ENTRY = 0
+    PLAIN = 1
+    GROUP = 2
 
 
 class Item(NamedTuple):
-    """One invalidation to tell. ``at``: seconds since 1970 at which it could not be. ``mark``: no other has the same."""
+    """One invalidation to tell. ``at``: seconds since 1970 at which it could not be. ``mark``: its own alone."""
 
     key: bytes
     soft: bool
-    group: bool
+    kind: int
     at: float
     mark: int
+
+
+class Lot(NamedTuple):
+    """Items that are told at a time, under one token, one reply each. False where there are none."""
+
+    items: Sequence[Item]
+    opaque: int
+
+    def __bool__(self) -> bool:
+        return bool(self.items)
+
+    @property
+    def expected(self) -> int:
+        """How many replies there will be."""
+        return len(self.items)
+
+    def request(self) -> bytes:
+        """The commands."""
+        hard, soft = b"O%d" % self.opaque, b"I O%d" % self.opaque
+        return b"".join([md(item.key, soft if item.soft else hard) for item in self.items])
 
 
 class Overflow(NamedTuple):
@@ -64,41 +98,46 @@ class Change(NamedTuple):
 
 
 class Queue:
-    """What is kept for one server. ``bumped``: its groups are among the items since it overflowed."""
+    """What is kept for one server: items by kind and key. ``bumped``: its groups are among them since it overflowed."""
 
-    __slots__ = ("bumped", "entries", "groups", "overflow")
+    __slots__ = ("bumped", "items", "overflow")
 
     def __init__(self) -> None:
-        self.entries: dict[bytes, Item] = {}
-        self.groups: dict[bytes, Item] = {}
+        self.items: tuple[dict[bytes, Item], ...] = tuple({} for _ in Kind)
         self.overflow: Overflow | None = None
         self.bumped = False
 
     def __len__(self) -> int:
-        return len(self.groups) + len(self.entries) + (self.overflow is not None)
+        return self.size + (self.overflow is not None)
+
+    @property
+    def size(self) -> int:
+        """How many keys are kept."""
+        return sum(map(len, self.items))
 
     def find(self, key: bytes) -> Item | None:
         """The item of ``key``."""
-        return self.groups.get(key) or self.entries.get(key)
+        return next((items[key] for items in self.items if key in items), None)
 
     def put(self, item: Item) -> None:
         """Put it in, behind all others, in place of that of the same key."""
         self.remove(item.key)
-        (self.groups if item.group else self.entries)[item.key] = item
+        self.items[item.kind][item.key] = item
 
     def remove(self, key: bytes) -> None:
         """Take the item of ``key`` out, if there is one."""
-        self.groups.pop(key, None)
-        self.entries.pop(key, None)
+        for items in self.items:
+            items.pop(key, None)
 
     def pop_oldest(self) -> Item:
-        """Take out the oldest entry's item, a group's where there is no entry."""
-        items = self.entries or self.groups
+        """Take out the oldest item of the kind that matters least."""
+        items = next(items for items in self.items if items)
         return items.pop(next(iter(items)))
 
     def first(self, most: int) -> list[Item]:
-        """The first items, groups before entries: those void the most."""
-        return list(itertools.islice(itertools.chain(self.groups.values(), self.entries.values()), most))
+        """The first items; groups before others, since each voids many entries."""
+        everything = itertools.chain.from_iterable(items.values() for items in reversed(self.items))
+        return list(itertools.islice(everything, most))
 
 
 class Replay:
@@ -117,18 +156,22 @@ class Replay:
         """This is a child process now: the items are the same, what is marked from now on is not."""
         self._lock = threading.RLock()  # a signal handler may come here while its thread is in here
         self._marks = itertools.count(random.getrandbits(62))
+        self._opaques = itertools.count(random.getrandbits(30) + (1 << 50))  # no flow's token is as large
         self.telling = [threading.RLock() for _ in self.queues]
         """Held by the thread that tells a server; the others wait for it, so that not each of them tells all."""
 
-    def keep(self, server: int, keys: Iterable[bytes], at: float, *, soft: bool = False, group: bool = False) -> Change:
+    def keep(
+        self, server: int, keys: Iterable[bytes], at: float, *, soft: bool = False, kind: int = Kind.ENTRY
+    ) -> Change:
         """Keep invalidations of ``keys``, made ``at`` so many seconds since 1970."""
         with self._lock:
             queue = self.queues[server]
             put: list[Item] = []
             for key in keys:
                 known = queue.find(key)
-                softly = soft and not group and (known is None or (known.soft and not known.group))
-                item = Item(key, softly, group or (known is not None and known.group), at, next(self._marks))
+                least = kind if known is None else max(kind, known.kind)
+                softly = soft and least != Kind.GROUP and (known is None or known.soft)
+                item = Item(key, softly, least, at, next(self._marks))
                 queue.put(item)
                 put.append(item)
             return self._bounded(queue, put)
@@ -146,7 +189,7 @@ class Replay:
 
     def _bounded(self, queue: Queue, put: list[Item]) -> Change:
         gone: list[Item] = []
-        while len(queue.entries) + len(queue.groups) > self._limit:
+        while queue.size > self._limit:
             gone.append(queue.pop_oldest())
         if gone:
             self.dropped += len(gone)
@@ -157,7 +200,7 @@ class Replay:
         if queue.overflow is None or queue.overflow.at <= overflow.at:
             queue.overflow, queue.bumped = overflow, False
 
-    def lot(self, server: int, groups: Callable[[], Iterable[bytes]] = tuple, most: int = LOT) -> list[Item]:
+    def lot(self, server: int, groups: Callable[[], Iterable[bytes]] = tuple, most: int = LOT) -> Lot:
         """The next items to tell a server; none: it has been told everything. ``groups`` gives the keys of all groups
         that this cache knows, for a queue that has overflowed.
         """
@@ -166,32 +209,25 @@ class Replay:
             if queue.overflow is not None and not queue.bumped:
                 queue.bumped = True
                 for key in groups():
-                    queue.put(Item(key, False, True, queue.overflow.at, next(self._marks)))
-            return queue.first(most)
+                    queue.put(Item(key, False, Kind.GROUP, queue.overflow.at, next(self._marks)))
+            return Lot(queue.first(most), next(self._opaques))
 
-    def acknowledged(self, server: int, items: Sequence[Item]) -> tuple[Sequence[Item], Overflow | None]:
-        """Take out ``items``, as far as their keys were not invalidated again; returns those taken out, and the overflow
-        where that is over with them: its groups were bumped.
+    def answered(
+        self, server: int, items: Sequence[Item], replies: Sequence[Reply]
+    ) -> tuple[Sequence[Item], Overflow | None]:
+        """Take out those of ``items`` that were carried out, or found nothing to invalidate, as far as their keys were
+        not invalidated again; returns those taken out, and the overflow where that is over with them: its groups were
+        bumped.
         """
+        done = [item for item, reply in zip(items, replies, strict=True) if reply.code in ACKNOWLEDGED]
         with self._lock:
             queue = self.queues[server]
-            settled = [item for item in items if queue.find(item.key) == item]
+            settled = [item for item in done if queue.find(item.key) == item]
             for item in settled:
                 queue.remove(item.key)
             self.delivered += len(settled)
             overflow = queue.overflow
-            if overflow is None or not queue.bumped or queue.groups or queue.entries:
+            if overflow is None or not queue.bumped or queue.size:
                 return settled, None
             queue.overflow = None
             return settled, overflow
-
-
-def request(items: Sequence[Item], opaque: int) -> bytes:
-    """The commands that tell ``items``, one reply each, all under one token."""
-    hard, soft = b"O%d" % opaque, b"I O%d" % opaque
-    return b"".join([md(item.key, soft if item.soft else hard) for item in items])
-
-
-def acknowledged(items: Sequence[Item], replies: Sequence[Reply]) -> list[Item]:
-    """Those of ``items`` that were carried out, or found nothing to invalidate."""
-    return [item for item, reply in zip(items, replies, strict=True) if reply.code in _ACKNOWLEDGED]

@@ -5,8 +5,8 @@ of a server holds for all: one cache has one roster.
 
 An invalidation that a server has not acknowledged is kept in the *outbox*. While something is in it for a server, that
 server is one of the suspects, and every way to it begins with telling it: threads in ``sync/replaying.py``, event loops
-in ``aio/replaying.py``, and the probe before it says that the server is up. So nobody in this process reads there what
-this process has invalidated, on whichever connection.
+in ``aio/fleet.py``, and the probe before it says that the server is up. So nobody in this process reads there what this
+process has invalidated, on whichever connection.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cachekit.servers import Server, Target
 if TYPE_CHECKING:
     from cachekit.embedded import EmbeddedServer
     from cachekit.outbox import Outbox
-    from cachekit.replay import Item
+    from cachekit.replay import Item, Lot
 
 logger = logging.getLogger("cachekit")
 
@@ -95,7 +95,7 @@ class Roster:
         """This is a child process now: nothing that the parent's threads hold may be touched, only left behind."""
         self._begin()
         if self.outbox is not None:
-            self.outbox.forked()
+            self.outbox.replay.forked()
         self.on_fork()
 
     def try_server(self, index: int) -> None:
@@ -149,16 +149,16 @@ class Roster:
 
     # -- what servers have not been told -----------------------------------------------------------------------------
 
-    def keep(self, index: int, keys: Sequence[bytes], *, soft: bool = False, group: bool = False) -> None:
+    def keep(self, index: int, keys: Sequence[bytes], *, soft: bool = False, kind: int = 0) -> None:
         """Keep invalidations of ``keys`` that the server has not acknowledged, to be told it before anything else. In
-        the spool, where there is one, when this returns.
+        the spool, where there is one, when this returns. ``kind``: ``replay.Kind``.
         """
         if self.embedded is not None or not keys:
             return
         with self._lock:
             outbox = self._outbox()
             self.suspects.add(index)
-            change = outbox.keep(index, keys, soft=soft, group=group)
+            change = outbox.keep(index, keys, soft=soft, kind=kind)
             self.health[index].look_soon(time.monotonic(), random.random)
         outbox.save(index, change)
         _tell_at_exit()
@@ -182,13 +182,30 @@ class Roster:
         if self.outbox is None:
             from cachekit.outbox import Outbox  # noqa: PLC0415 - most processes never need one
 
-            self.outbox = Outbox(self.names, self.hooks, lambda: self.groups(), self.distrust)
+            self.outbox = Outbox(self.names, self.hooks, self.groups, self.distrust)
         return self.outbox
 
     def waiting(self, index: int) -> bool:
         """Whether the server has to be told something before it is asked anything."""
         outbox = self.outbox
         return outbox is not None and bool(outbox.queues[index])
+
+    def kept(self) -> tuple[dict[str, int], int, int]:
+        """How many invalidations wait, by name of the server that has to be told; how many were delivered late, and how
+        many given up.
+        """
+        outbox = self.outbox
+        return (outbox.waiting(), outbox.replay.delivered, outbox.replay.dropped) if outbox is not None else ({}, 0, 0)
+
+    def lot(self, index: int) -> Lot:
+        """What the server has to be told next; perhaps nothing."""
+        assert self.outbox is not None
+        return self.outbox.lot(index)
+
+    def telling(self, index: int) -> threading.RLock:
+        """To be held by the thread that tells the server: the others wait, so that not each of them tells all."""
+        assert self.outbox is not None
+        return self.outbox.replay.telling[index]
 
     def settle(self, index: int, items: Sequence[Item], replies: Sequence[Reply]) -> None:
         """The server has answered what it was told. Raises ``Refused``."""

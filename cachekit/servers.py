@@ -75,12 +75,13 @@ class Options(Frozen):
 
     ``deadline_s``: seconds that one exchange with the servers may take, connecting included. ``max_value_bytes``: the
     largest value that is sent (Memcached's own limit, ``-I``, is 1 MiB by default). ``memory_bytes``: what the embedded
-    server may hold.
+    server may hold. ``watch``: invalidations are sent so that watchers see them, and near tiers watch the servers.
     """
 
     deadline_s: float = 0.25
     max_value_bytes: int = 1 << 20
     memory_bytes: int = 64 << 20
+    watch: bool = False
 
 
 class Target(Frozen):

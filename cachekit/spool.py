@@ -5,8 +5,8 @@ acknowledged it. Whoever starts loads what others have left. Rows are told again
 that is harmless, as every invalidation is.
 
 Nothing that happens to the file reaches a caller. A file that is no database, or a broken one, is *set aside* under
-another name and begun anew; one that can't be opened or written is tried again at the next need. Either is logged, once.
-What is kept in memory is not touched by it.
+another name and begun anew; one that can't be opened or written is tried again at the next need. Either is logged,
+once. What is kept in memory is not touched by it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachekit.errors import RequestError
 from cachekit.meta import check_key
-from cachekit.replay import Change, Item, Overflow
+from cachekit.replay import Change, Item, Kind, Overflow
 
 if TYPE_CHECKING:
     import sqlite3
@@ -38,16 +38,16 @@ FORGOTTEN_S = 30 * 86_400.0
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS undelivered_1 (
-    server TEXT, key BLOB, soft INTEGER, grouped INTEGER, at REAL, mark INTEGER, PRIMARY KEY (server, key)
+    server TEXT, key BLOB, soft INTEGER, kind INTEGER, at REAL, mark INTEGER, PRIMARY KEY (server, key)
 ) WITHOUT ROWID
 """
 _PUT = """
 INSERT INTO undelivered_1 VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-    soft = min(soft, excluded.soft), grouped = max(grouped, excluded.grouped),
+    soft = min(soft, excluded.soft), kind = max(kind, excluded.kind),
     at = max(at, excluded.at), mark = excluded.mark
 """
 _DROP = "DELETE FROM undelivered_1 WHERE server = ? AND key = ? AND mark = ?"
-_LOAD = "SELECT key, soft, grouped, at, mark FROM undelivered_1 WHERE server = ? ORDER BY at"
+_LOAD = "SELECT key, soft, kind, at, mark FROM undelivered_1 WHERE server = ? ORDER BY at"
 _OVERFLOW = b""
 """The key of the row that says that a server's queue has overflowed."""
 
@@ -73,7 +73,7 @@ class Spool:
         def work(connection: sqlite3.Connection) -> dict[str, tuple[list[Item], Overflow | None]]:
             marks = ", ".join("?" * len(servers))
             connection.execute(
-                f"DELETE FROM undelivered_1 WHERE at < ? AND server NOT IN ({marks})",  # noqa: S608
+                f"DELETE FROM undelivered_1 WHERE at < ? AND server NOT IN ({marks})",
                 (self._now() - FORGOTTEN_S, *servers),
             )
             return {name: _rows(connection, name) for name in servers}
@@ -99,7 +99,7 @@ class Spool:
         if overflow is not None:
             marks.append((server, _OVERFLOW, overflow.mark))
         if marks:
-            self._do(lambda connection: connection.executemany(_DROP, marks) and True)
+            self._do(lambda connection: connection.executemany(_DROP, marks))
 
     def close(self) -> None:
         """Close the file; a later use opens it again."""
@@ -113,18 +113,21 @@ class Spool:
         try:
             import sqlite3  # noqa: PLC0415 - few programs have a spool, and some builds of Python have no SQLite
         except ImportError:
-            return self._complain("this Python has no sqlite3")
+            self._complain("this Python has no sqlite3")
+            return None
         with self._lock:
             for last in (False, True):
                 try:
                     return self._transaction(work)
                 except (sqlite3.OperationalError, OSError) as error:  # locked, full, no rights: another time perhaps
                     self._abandon()
-                    return self._complain(str(error))
+                    self._complain(str(error))
+                    return None
                 except sqlite3.DatabaseError as error:
                     self._abandon()
                     if last or not self._set_aside(str(error)):
-                        return self._complain(str(error))
+                        self._complain(str(error))
+                        return None
         return None
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -183,18 +186,18 @@ class Spool:
 
 
 def _columns(item: Item) -> tuple[Any, ...]:
-    return item.key, int(item.soft), int(item.group), item.at, item.mark
+    return item.key, int(item.soft), int(item.kind), item.at, item.mark
 
 
 def _rows(connection: sqlite3.Connection, server: str) -> tuple[list[Item], Overflow | None]:
     items: list[Item] = []
     overflow = None
-    for key, soft, grouped, at, mark in connection.execute(_LOAD, (server,)):
+    for key, soft, kind, at, mark in connection.execute(_LOAD, (server,)):
         if key == _OVERFLOW:
             overflow = Overflow(at, mark)
             continue
-        with suppress(RequestError, TypeError):  # what was written into the file by somebody else
-            items.append(Item(check_key(key), bool(soft), bool(grouped), float(at), int(mark)))
+        with suppress(RequestError, TypeError, ValueError):  # what was written into the file by somebody else
+            items.append(Item(check_key(key), bool(soft), Kind(kind), float(at), int(mark)))
     return items, overflow
 
 

@@ -26,11 +26,11 @@ _GONE: Final = ("HD", "NS", "NF")
 _NO_MEMORY: Final = "SERVER_ERROR out of memory"
 
 
-def tombstone(key: bytes, opaque: int) -> bytes:
+def tombstone(key: bytes, opaque: int | None = None) -> bytes:
     """Remove what stands under ``key``, visibly. protocol.txt, *Meta Set*: "MR: replace. Set only if item already
     exists", *Expiration times*: "If a negative value is given the item is immediately expired".
     """
-    return ms(key, b"", b"T-1 MR O%d" % opaque)
+    return ms(key, b"", b"T-1 MR" if opaque is None else b"T-1 MR O%d" % opaque)
 
 
 def notice(key: bytes, opaque: int) -> bytes:

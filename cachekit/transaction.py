@@ -31,6 +31,32 @@ OnCommit = Callable[[Callable[[], Any]], Any]
 """Takes what sends the invalidations, to be called at the commit."""
 
 
+class Around:
+    """Code that may run around ``cache``: while it is switched on, cached functions just run and store nothing, in the
+    context that it was entered in and in copies of that.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._block = off.Block(cache, over=True)
+
+    def enter(self) -> None:
+        """From here on, in this context, the switch counts."""
+        off.enter(self._block)
+
+    def switch(self, on: bool) -> None:
+        """Run around the cache, or not."""
+        with self._cache._lock:
+            if self._block.over is on:
+                self._block.over = not on
+                self._cache.off += 1 if on else -1
+
+    def leave(self) -> None:
+        """Switched off for good."""
+        self.switch(False)
+        off.leave(self._block)
+
+
 class Transaction:
     """One block of ``cache.transaction()``, for ``with`` and ``async with``; as a decorator it puts each call of the
     function into a block of its own.
@@ -45,7 +71,7 @@ class Transaction:
         self._cache = cache
         self._on_commit = on_commit
         self._collection: Collection | None = None
-        self._block = off.Block(cache, over=True)
+        self._around = Around(cache)
 
     # -- for threads -------------------------------------------------------------------------------------------------
 
@@ -87,20 +113,24 @@ class Transaction:
         """``function``, with each of its calls in a transaction of its own."""
         if not callable(function) or isinstance(function, staticmethod | classmethod):
             raise ConfigurationError("a transaction decorates a function; @staticmethod and @classmethod go above it")
-        if is_async(function):
+        return self._decorated(function, is_async(function))  # type: ignore[return-value]
+
+    def _decorated(self, function: Callable[..., Any], asynchronous: bool) -> Callable[..., Any]:
+        if asynchronous:
 
             @functools.wraps(function)
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            async def later(*args: Any, **kwargs: Any) -> Any:
                 async with self._another():
                     return await function(*args, **kwargs)
-        else:
 
-            @functools.wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with self._another():
-                    return function(*args, **kwargs)
+            return later
 
-        return wrapper  # type: ignore[return-value]
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with self._another():
+                return function(*args, **kwargs)
+
+        return wrapper
 
     def _another(self) -> Transaction:
         return type(self)(self._cache, self._on_commit)
@@ -110,9 +140,9 @@ class Transaction:
     def _begin(self) -> None:
         if self._collection is not None:
             raise ConfigurationError("a transaction is begun once; make another with cache.transaction()")
-        self._collection = Collection(self._cache._env, self._switch)
+        self._collection = Collection(self._cache._env, self._around.switch)
         collect.begin(self._collection)
-        off.enter(self._block)
+        self._around.enter()
 
     def _end(self, kind: type[BaseException] | None) -> dict[bytes, Mark]:
         """What is to be sent. An interruption (a cancelled task, Ctrl-C) tells nothing of what the database did, and
@@ -122,14 +152,8 @@ class Transaction:
             raise ConfigurationError("this transaction was not begun")
         marks = self._collection.end()
         collect.leave()
-        off.leave(self._block)
+        self._around.leave()
         return {} if kind is not None and issubclass(kind, Exception) else marks
-
-    def _switch(self, collected: bool) -> None:
-        """Have the code inside run around the cache, or not."""
-        self._block.over = not collected
-        with self._cache._lock:
-            self._cache.off += 1 if collected else -1
 
 
 class _Sending:

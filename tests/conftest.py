@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 from support.memcached import Memcached, start_memcached
+from support.postgres import Postgres, start_postgres
 from support.shells import Shell
 
 from cachekit.embedded import EmbeddedServer
@@ -46,6 +47,13 @@ def servers3() -> Iterator[tuple[Memcached, Memcached, Memcached]]:
     """Three real memcacheds, for a ring."""
     with start_memcached() as one, start_memcached() as two, start_memcached() as three:
         yield one, two, three
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One real PostgreSQL, on a cluster of its own."""
+    with start_postgres() as running:
+        yield running
 
 
 @pytest.fixture

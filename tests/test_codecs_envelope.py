@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachekit.codecs.envelope import FOREVER, HEAD, VERSION, Header, fingerprint, open_envelope, seal, seal_one
+from cachekit.codecs.envelope import (
+    FOREVER,
+    HEAD,
+    MARKED,
+    VERSION,
+    Header,
+    Mark,
+    fingerprint,
+    open_envelope,
+    seal,
+    seal_one,
+)
 from cachekit.errors import DecodeError
 
 u32 = st.integers(0, 2**32 - 1)
@@ -23,11 +34,23 @@ headers = st.builds(
     generations=st.lists(u64, min_size=1, max_size=255).map(tuple),
     retry_ms=st.just(0) | u64,
     slide_ms=st.just(0) | u64,
+    marks=st.just(()),
+)
+marks = st.builds(
+    Mark,
+    server=st.text(st.characters(codec="utf-8"), max_size=40),
+    key=st.binary(min_size=1, max_size=250),
+    number=u64,
+    named=st.booleans(),
+    boot=st.binary(max_size=32),
+)
+marked = st.builds(
+    lambda header, some: header._replace(marks=tuple(some)), headers, st.lists(marks, min_size=1, max_size=8)
 )
 PLAIN = Header(b"0123456789abcdef", 1_700_000_000_000)
 
 
-@given(headers, st.binary(max_size=64))
+@given(headers | marked, st.binary(max_size=64))
 def test_round_trip(header: Header, payload: bytes) -> None:
     """Every header comes back as it was sealed, and the payload begins where it says."""
     data = seal(header, payload)
@@ -44,7 +67,13 @@ def test_hot_path_is_one_read(header: Header) -> None:
     assert tuple(numbers) == (*header[1:7], header.generations[0])
 
 
-@given(headers, st.data())
+@given(marked)
+def test_who_knows_no_marks_refuses_them(header: Header) -> None:
+    """An entry under marks has a version of its own: to serve it without asking for them would be wrong."""
+    assert seal(header, b"payload")[0] == MARKED != VERSION
+
+
+@given(headers | marked, st.data())
 def test_truncated(header: Header, data: st.DataObject) -> None:
     """A header that is cut anywhere is a DecodeError."""
     sealed = seal(header, b"")
@@ -63,7 +92,7 @@ def test_garbage(data: bytes) -> None:
     assert len(header.generations) >= 1
 
 
-@pytest.mark.parametrize("version", [0, 2, 255])
+@pytest.mark.parametrize("version", [0, 3, 255])
 def test_foreign_version(version: int) -> None:
     """Another version is a miss that names it, not a guess."""
     with pytest.raises(DecodeError, match=f"version {version} "):
@@ -114,7 +143,7 @@ def test_an_entry_written_before_there_were_extensions_reads_the_same() -> None:
 def test_the_short_way_to_seal_writes_the_same(header: Header, payload: bytes) -> None:
     """A plain miss seals without a Header; a reader can't tell."""
     plain = header._replace(stale_ms=0, stale_if_error_ms=0, retry_ms=0, slide_ms=0)
-    own, created, ttl, _, _, hard, delta, (generation,), _, _ = plain
+    own, created, ttl, _, _, hard, delta, (generation,), _, _, _ = plain
     assert seal_one(own, created, ttl, hard, delta, generation, payload) == seal(plain, payload)
 
 
@@ -130,6 +159,9 @@ def test_the_short_way_to_seal_writes_the_same(header: Header, payload: bytes) -
         PLAIN._replace(generations=(1, -1)),
         PLAIN._replace(retry_ms=-1),
         PLAIN._replace(slide_ms=2**64),
+        PLAIN._replace(marks=(Mark("", b"k" * 256, 1),)),
+        PLAIN._replace(marks=(Mark("", b"k", -1),)),
+        PLAIN._replace(marks=(Mark("", b"k", 1),) * 129),
     ],
 )
 def test_unwritable_headers(bad: Header) -> None:

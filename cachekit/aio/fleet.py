@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from cachekit.aio.connection import Answer, AsyncConnection, connect
 from cachekit.aio.loopback import AsyncLoopback
 from cachekit.aio.tasks import Tasks, unharmed
-from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
+from cachekit.errors import DeadlineExceeded, ProtocolError, Refused, ServerError, Unreachable
 from cachekit.meta import Parser
 from cachekit.network import translated
 from cachekit.ops import Exchange, LeaseVoid, Replies
@@ -47,7 +47,7 @@ class AsyncFleet:
         self.lines: list[AnyLine | None] = [None] * len(roster.servers)
         if roster.embedded is not None:
             self.lines[0] = AsyncLoopback(roster.embedded)
-        self._opening: dict[int, asyncio.Task[AsyncConnection]] = {}
+        self._opening: dict[int, asyncio.Task[None]] = {}
         self._open: set[AsyncConnection] = set()
         self.tasks = Tasks(self.loop)
         self._guard: AsyncGenerator[None, None] | None = None
@@ -67,6 +67,7 @@ class AsyncFleet:
         line, waited_since = self.ready(op), 0.0
         if line is None:
             line, waited_since = await self.open(op.server), since
+            self._check_lease(op, line)
         sent_at = time.monotonic()
         answer = line.ask(op.request, op.expected, waited_since)
         return self.understood(op, line, await _heard(answer, patience), sent_at)
@@ -124,17 +125,22 @@ class AsyncFleet:
             return error
 
     def ready(self, op: Exchange) -> AnyLine | None:
-        """The connection that ``op`` can go over; None: one must be opened. Raises ``Unreachable`` while the server is
-        marked down, ``LeaseVoid`` where no connection is as old as the lease that ``op`` spends.
+        """The connection that ``op`` can go over; None: one must be opened, or the server be told something first.
+        Raises ``Unreachable`` while the server is marked down, ``LeaseVoid`` where no connection is as old as the lease
+        that ``op`` spends.
         """
-        index, held_since = op.server, op.held_since
-        if index in self.roster.suspects:
-            self.roster.check_up(index)
+        index, roster = op.server, self.roster
+        suspect = index in roster.suspects
+        if suspect:
+            roster.check_up(index)
         line = self.lines[index]
-        if held_since is not None and (line is None or line.opened_at > held_since):
-            name = self.roster.names[index]
+        self._check_lease(op, line)
+        return None if suspect and roster.waiting(index) else line
+
+    def _check_lease(self, op: Exchange, line: AnyLine | None) -> None:
+        if op.held_since is not None and (line is None or line.opened_at > op.held_since):
+            name = self.roster.names[op.server]
             raise LeaseVoid(f"no connection to {name} is as old as the lease", server=name)
-        return line
 
     def understood(self, op: Exchange, line: AnyLine, data: bytes, sent_at: float) -> Replies:
         """The replies in an answer, checked; what makes no sense closes the connection. Raises ``ProtocolError``."""
@@ -169,13 +175,17 @@ class AsyncFleet:
     # -- connections -------------------------------------------------------------------------------------------------
 
     async def open(self, index: int) -> AnyLine:
-        """The connection to a server, opened for all who want it now. Raises ``ServerError``."""
-        line = self.lines[index]
-        if line is not None:
-            return line
+        """The connection to a server, opened for all who want it now; the server has been told what it has to be told.
+        Raises ``ServerError``.
+        """
+        while (line := self.lines[index]) is None or self.roster.waiting(index):
+            await self._opened(index)
+        return line
+
+    async def _opened(self, index: int) -> None:
         opening = self.open_soon(index)
         try:
-            return await unharmed(opening)
+            await unharmed(opening)
         except asyncio.CancelledError:
             here = asyncio.current_task()
             if opening.cancelled() and not (here is not None and here.cancelling()):  # by aclose()
@@ -183,8 +193,8 @@ class AsyncFleet:
                 raise Unreachable(f"{name}: the connection was closed", server=name) from None
             raise
 
-    def open_soon(self, index: int) -> asyncio.Task[AsyncConnection]:
-        """The task that opens the connection to a server, for all who want it."""
+    def open_soon(self, index: int) -> asyncio.Task[None]:
+        """The task that opens the connection to a server, and tells it what it has to be told, for all who want it."""
         opening = self._opening.get(index)
         if opening is None:
             # In a context of its own: the transport keeps the one that it is made in, with all that a caller has in it.
@@ -192,9 +202,11 @@ class AsyncFleet:
             opening.add_done_callback(lambda _: self._opening.pop(index, None))
         return opening
 
-    async def _open_line(self, index: int) -> AsyncConnection:
+    async def _open_line(self, index: int) -> None:
         roster, server = self.roster, self.roster.servers[index]
         roster.check_up(index)
+        if (line := self.lines[index]) is not None and await self._told(line):
+            return
         await self._begin_guard()
         connection = AsyncConnection(index, server, roster.deadline_s, self)
         self._open.add(connection)
@@ -206,6 +218,8 @@ class AsyncFleet:
                 if index not in roster.versions_known:
                     (reply,) = Parser().feed(await connection.ask(b"version\r\n", 1))
                     roster.note_version(index, reply)
+                if roster.waiting(index):
+                    await self._tell(connection)
             if connection.closed:  # before it was used: kept, it would be in the way of every other
                 raise Unreachable(f"{server.name} closed the connection", server=server.name)
         except BaseException as error:
@@ -218,7 +232,39 @@ class AsyncFleet:
             raise failure from error
         connection.heard = False  # since it went into service
         self.lines[index] = connection
-        return connection
+
+    async def _told(self, line: AnyLine) -> bool:
+        """Tell a server what it has to be told, over the connection that there is; False where that turns out to have
+        been closed. Raises ``ServerError``.
+        """
+        try:
+            async with _within(self.roster.deadline_s):
+                await self._tell(line)
+        except Unreachable:
+            if self.lines[line.index] is line:
+                raise
+            return False
+        except Refused as error:
+            self.roster.failed(line.index, error)
+            raise
+        except TimeoutError as error:
+            if isinstance(error, DeadlineExceeded):
+                raise
+            raise DeadlineExceeded(f"{line.name} did not answer in time", server=line.name) from error
+        return True
+
+    async def _tell(self, line: AnyLine) -> None:
+        """Tell a server all that it has to be told, lot after bounded lot. Requests wait until it has acknowledged:
+        right behind on the line they would be answered also where it refuses. Raises ``ServerError``.
+        """
+        roster, index = self.roster, line.index
+        while roster.waiting(index):
+            lot, replies = roster.lot(index), []
+            if lot:
+                asked = Exchange(index, lot.request(), lot.expected, lot.opaque)
+                data = await line.ask(asked.request, asked.expected)
+                replies = self.understood(asked, line, data, 0.0).replies
+            roster.settle(index, lot.items, replies)
 
     def overdue(self, connection: AsyncConnection, silent: bool) -> None:
         """Nothing more is asked on that connection. Where its server was silent the next one is opened at once: should

@@ -21,6 +21,7 @@ from cachekit.errors import ProtocolError, ServerError, Unreachable
 from cachekit.flows.alone import run_uncached
 from cachekit.flows.call import call, without_server
 from cachekit.flows.fill import fill
+from cachekit.flows.frames import FILLING
 from cachekit.flows.lease import Lease
 from cachekit.glance import EARLY, NOT_PLAIN, glance_at, plainly_mine
 from cachekit.ops import Exchange, Flow, Replies
@@ -55,6 +56,7 @@ def _under_a_generation(slow: _SlowPath) -> Reader:
     roster, fleets, generation = loops.roster, loops.fleets, recipe.generations[0]
     table, mask, suspects = roster.ring.table, roster.ring.mask, roster.suspects
     tokens, glance, explicit = env.opaques, glance_at(recipe, env), env.explicit
+    inside = FILLING.get  # inside of a run, that run must know of this call: the flows tell it
     (own, question), (own_numbered, question_numbered) = recipe.split(), recipe.split(explicit=True)
 
     async def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -77,7 +79,7 @@ def _under_a_generation(slow: _SlowPath) -> Reader:
         except BaseException:
             slow.left(slow.job(key, function, args, kwargs), fleet, line, answer, opaque)
             raise
-        value = glance(key, reply, opaque, index, group.number)
+        value = NOT_PLAIN if inside() else glance(key, reply, opaque, index, group.number)
         if value is not NOT_PLAIN and value is not EARLY:
             return value
         job, data = slow.job(key, function, args, kwargs), group.whole(reply, opaque)
@@ -92,6 +94,7 @@ def _under_none(slow: _SlowPath) -> Reader:
     roster, fleets, template = loops.roster, loops.fleets, recipe.read_template
     table, mask, suspects = roster.ring.table, roster.ring.mask, roster.suspects
     tokens, glance, explicit = env.opaques, glance_at(recipe, env), env.explicit
+    inside = FILLING.get  # inside of a run, that run must know of this call: the flows tell it
 
     async def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         index = table[crc32(key) & mask]
@@ -108,7 +111,7 @@ def _under_none(slow: _SlowPath) -> Reader:
         except BaseException:
             slow.left(slow.job(key, function, args, kwargs), fleet, line, answer, opaque)
             raise
-        value = glance(key, data, opaque, index)
+        value = NOT_PLAIN if inside() else glance(key, data, opaque, index)
         if value is not NOT_PLAIN and value is not EARLY:
             return value
         job = slow.job(key, function, args, kwargs)

@@ -14,6 +14,8 @@
 ``direct.py``    the direct verbs: all for asyncio, for threads those that are not written out for speed
 ``look.py``      look at entries without taking part: ``peek`` and ``explain``
 ``tell.py``      invalidations, of one entry and of all
+``collect.py``   invalidations that are put off until a transaction ends
+``abreast.py``   several of them at once, in common windows
 ``frames.py``    what the running function is inside of
 ===============  ====================================================================================
 

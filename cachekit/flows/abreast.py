@@ -9,9 +9,10 @@ run something, and of one function only.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cachekit.env import Env, Job
+from cachekit.env import Env
 from cachekit.errors import ServerError
 from cachekit.ops import BATCH_BYTES, BATCH_KEYS, Exchange, Flow, Gather, Replies
+from cachekit.tally import Tally
 
 Teller = Callable[[Env], Flow[bool]]
 """Makes the flow of one invalidation, for the surroundings that it is told in."""
@@ -32,11 +33,11 @@ class OneToken(Env):
         """The token that all of them share."""
         return self.token
 
-    def trouble(self, job: Job, error: Exception) -> None:
+    def failed_at(self, server: int, tally: Tally, error: Exception) -> None:
         """An exchange failed; told by the first of the flows that it concerns."""
         if not any(error is told for told in self._told):
             self._told.append(error)
-            self.origin.trouble(job, error)
+            self.origin.failed_at(server, tally, error)
 
 
 def tell_abreast(tellers: Sequence[Teller], env: Env) -> Flow[bool]:

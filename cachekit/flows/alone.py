@@ -8,6 +8,7 @@ from cachekit.env import Env, Job
 from cachekit.errors import DecodeError
 from cachekit.flights import Flight
 from cachekit.flows.frames import Filling, Notes, around
+from cachekit.flows.marks import hand_on, hand_up
 from cachekit.ops import Compute, Flow, Join
 
 ROUNDS = 64
@@ -22,10 +23,19 @@ def run_uncached(job: Job, env: Env) -> Flow[Any]:
     return (yield from run_bare(job, env, reason="ttl 0"))
 
 
-def run_bare(job: Job, env: Env, flight: Flight | None = None, reason: str = "no lease") -> Flow[Any]:
-    """Just run the function, and count it. ``flight``: the one that this run flies."""
-    began = env.monotonic()
-    value = yield Compute(job.compute, Filling(env.flights, job.key, began + job.recipe.lease_s, Notes(), flight))
+def run_bare(
+    job: Job, env: Env, flight: Flight | None = None, reason: str = "no lease", *, itself: bool = False
+) -> Flow[Any]:
+    """Just run the function, and count it. ``flight``: the one that this run flies. ``itself``: it runs inside of a run
+    of the same entry, which stands under all that this one does.
+    """
+    began, notes = env.monotonic(), Notes()
+    try:
+        value = yield Compute(job.compute, Filling(env.flights, job.key, began + job.recipe.lease_s, notes, flight))
+    finally:
+        hand_up(notes)
+        if reason == "no lease" and not itself:
+            hand_on(job, env, None, began)
     env.filled(job, env.monotonic() - began, reason)
     return value
 
@@ -106,6 +116,7 @@ def outcome_of(job: Job, env: Env, flight: Flight) -> Flow[Any]:
     A value that can't be copied is the pilot's alone (a generator can be read but once, a connection used by one
     thread), so there each waiter runs the function himself, all at the same time.
     """
+    hand_on(job, env, *(flight.stands or (None, 0.0)))
     if flight.error is not None:
         raise flight.error
     if flight.payload is not None:

@@ -29,6 +29,7 @@ from cachekit.flows.alone import run_uncached, run_unprotected
 from cachekit.flows.call import call, inside_itself
 from cachekit.flows.fill import fill, refresh
 from cachekit.flows.lease import Lease
+from cachekit.flows.marks import hand_on
 from cachekit.flows.tell import Request, tell
 from cachekit.flows.together import ComputeAll, SharedEnv, Together, lot_size
 from cachekit.meta import Reply
@@ -180,7 +181,7 @@ class _Window:
             generations = numbers(replies.replies[1:])
             if reply.cas:
                 judgement = recipe.judge(reply, generations, job.key, env.now(), env.draw(beta))
-                if judgement.verdict is Verdict.FRESH and self._serve(position, reply, judgement):
+                if judgement.verdict is Verdict.FRESH and self._serve(position, reply, judgement, sent_at):
                     continue
                 if judgement.verdict is Verdict.MINE and generations is not None:
                     env.missed(job, "absent")
@@ -189,15 +190,17 @@ class _Window:
                 early = judgement.verdict is Verdict.DUE
             self.flows[position] = call(job, env, replies, early=early)
 
-    def _serve(self, position: int, reply: Reply, judgement: Judgement) -> bool:
+    def _serve(self, position: int, reply: Reply, judgement: Judgement, sent_at: float) -> bool:
         """Serve a fresh value, if there is nothing else to do about it."""
-        if reply.won or self.recipe.terms.sliding:
+        if reply.won or self.recipe.terms.sliding or (judgement.header is not None and judgement.header.marks):
             return False
         try:
             self.values[position] = self.recipe.open(reply, judgement)
         except DecodeError:
             return False
-        self.env.hit(self.jobs[position], judgement.header)
+        job = self.jobs[position]
+        hand_on(job, self.env, judgement.header.generations if judgement.header is not None else None, sent_at)
+        self.env.hit(job, judgement.header)
         return True
 
 

@@ -4,8 +4,9 @@
 
 from typing import Any, NamedTuple
 
+from cachekit.codecs.envelope import Header
 from cachekit.env import Env, Job
-from cachekit.errors import DecodeError
+from cachekit.errors import DecodeError, ServerError
 from cachekit.flows.alone import ROUNDS, run_bare, run_unprotected
 from cachekit.flows.fill import fill, pass_by
 from cachekit.flows.frames import around
@@ -22,10 +23,11 @@ from cachekit.flows.lease import (
     slide,
     void_and_read,
 )
+from cachekit.flows.marks import Known, confirmed, hand_on, snapshot
 from cachekit.flows.refresh import renew
 from cachekit.flows.wait import Patience
 from cachekit.ops import Flow, Replies
-from cachekit.policy import CERTAIN, Verdict
+from cachekit.policy import CERTAIN, Verdict, softened
 from cachekit.recipe import Recalled, numbers
 
 
@@ -35,7 +37,7 @@ def call(job: Job, env: Env, replies: Replies | None, *, early: bool = False) ->
     ``early``: the reader has drawn already, and found the entry due before its ttl.
     """
     if inside_itself(job, env):
-        return (yield from run_bare(job, env))
+        return (yield from run_bare(job, env, itself=True))
     patience = Patience(job, env)
     try:
         return (yield from _compete(job, env, patience, replies, early))
@@ -49,7 +51,7 @@ def call(job: Job, env: Env, replies: Replies | None, *, early: bool = False) ->
 def without_server(job: Job, env: Env) -> Flow[Any]:
     """The value of ``job`` when its server was asked and did not answer."""
     if inside_itself(job, env):
-        return (yield from run_bare(job, env))
+        return (yield from run_bare(job, env, itself=True))
     return (yield from run_unprotected(job, env))
 
 
@@ -67,16 +69,26 @@ class _Sight(NamedTuple):
     lease: Lease
     generations: tuple[int, ...] | None
 
+    @property
+    def verdict(self) -> Verdict:
+        """What the read means."""
+        return self.standing.judgement.verdict
+
 
 _READABLE = frozenset({Verdict.FRESH, Verdict.THROTTLED})
 _WAITED = frozenset({Verdict.BUSY, Verdict.CLAIMED})
 _HOPELESS = frozenset({Verdict.MINE, Verdict.NO_LEASE})
+_JUDGED_BY_MARKS = frozenset(
+    {Verdict.FRESH, Verdict.DUE, Verdict.WON, Verdict.CLAIMED, Verdict.THROTTLED, Verdict.SOFT}
+)
+"""Verdicts on an entry that stands, as far as its own generations tell."""
+_FOLLOWED_BY_A_RUN = frozenset({Verdict.VOID, Verdict.PASS})
 
 
 def _compete(job: Job, env: Env, patience: Patience, replies: Replies | None, early: bool) -> Flow[Any]:
     """Read, judge and act until there is a value: a stored one, somebody else's, or one's own."""
     eagerness, claimed = CERTAIN if early else env.draw(job.recipe.terms.beta), False
-    closer = False
+    closer, known = False, dict[bytes, int]()
     while patience.rounds < ROUNDS:
         if replies is None:
             replies = yield from ask(read(job, env, closer=closer))
@@ -85,7 +97,9 @@ def _compete(job: Job, env: Env, patience: Patience, replies: Replies | None, ea
             patience.missed("no CAS")
             break
         sight = _look(job, env, replies, eagerness)
-        verdict = sight.standing.judgement.verdict
+        if known or _marked(sight):
+            sight = yield from _under_marks(job, env, sight, known)
+        verdict = sight.verdict
         if verdict is Verdict.DUE and not claimed:
             try:
                 replies, claimed = (yield from ask(claim(job, env))), True
@@ -152,7 +166,44 @@ def _look(job: Job, env: Env, replies: Replies, eagerness: float) -> _Sight:
     reply, generations = replies.replies[0], numbers(replies.replies[1:])
     judgement = job.recipe.judge(reply, generations, job.key, env.now(), eagerness)
     lease = Lease(reply.cas or 0, replies.sent_at, generations or ())
-    return _Sight(Standing(reply, judgement, env.monotonic()), lease, generations)
+    return _Sight(Standing(reply, judgement, env.monotonic(), since=replies.sent_at), lease, generations)
+
+
+def _marked(sight: _Sight) -> bool:
+    header = sight.standing.judgement.header
+    return header is not None and bool(header.marks)
+
+
+def _under_marks(job: Job, env: Env, sight: _Sight, known: dict[bytes, int]) -> Flow[_Sight]:
+    """The same sight, with what the marks in the entry tell. The numbers of its tags are added to ``known``, for a run
+    that may follow.
+    """
+    standing, judgement = sight.standing, sight.standing.judgement
+    header = judgement.header
+    if header is None or not header.marks:
+        pass
+    elif judgement.verdict in _FOLLOWED_BY_A_RUN:
+        known.update((yield from _snapshot(job, env, header)))
+        if not all(mark.number for mark in header.marks):
+            # Nothing but the age of its tags was in the way: one run under the lease will do.
+            judgement = judgement._replace(verdict=Verdict.VOID)
+    elif judgement.verdict in _JUDGED_BY_MARKS:
+        held, numbers = yield from confirmed(job, env, header)
+        known.update(numbers)
+        if held is Verdict.VOID:
+            judgement = judgement._replace(verdict=held)
+        elif held is Verdict.SOFT:
+            judgement = judgement._replace(verdict=softened(standing.reply, header, judgement.age_ms))
+    return sight._replace(standing=standing._replace(judgement=judgement), lease=sight.lease._replace(known=known))
+
+
+def _snapshot(job: Job, env: Env, header: Header) -> Flow[Known]:
+    """The numbers of the tags that a pass marker names; none where they can't be had."""
+    try:
+        return (yield from snapshot(job, env, header))
+    except ServerError as error:
+        env.trouble(job, error)
+        return {}
 
 
 def _answer(job: Job, env: Env, patience: Patience, sight: _Sight) -> Flow[tuple[Any] | None]:
@@ -196,6 +247,8 @@ def _serve(job: Job, env: Env, patience: Patience, lease: Lease, standing: Stand
     except Recalled as recall:
         recalled = recall.error
     patience.served(standing.judgement)
+    if standing.judgement.header is not None:
+        hand_on(job, env, standing.judgement.header.generations, standing.since, standing.judgement.header.marks)
     if standing.reply.won:
         # The claim came too late, the value is new. The next who finds it due must be able to claim it.
         yield from put_back(job, env, lease, standing)

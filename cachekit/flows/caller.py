@@ -6,6 +6,7 @@ from typing import Any
 
 from cachekit.env import Env, Job
 from cachekit.flows.lease import Standing, opened
+from cachekit.flows.marks import hand_on
 
 
 class Caller:
@@ -32,7 +33,9 @@ class Caller:
 
     def old_served(self, standing: Standing) -> None:
         """The standing value was served, perhaps after a wait that was counted as a miss."""
-        stale = standing.is_stale()
+        stale, header = standing.is_stale(), standing.judgement.header
+        if header is not None:
+            hand_on(self.job, self.env, header.generations, standing.since, header.marks)
         if self._counted:
             self.job.recipe.tally.stale += stale
         else:

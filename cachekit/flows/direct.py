@@ -116,9 +116,14 @@ def store(direct: Direct, key: str, value: Any, ttl: Any, how: bytes) -> Flow[bo
         flags, payload = direct._pack(value, until, wire)
     except CacheError as error:
         return (yield from unstorable(direct, wire, error, how in REPLACING))
-    opaque, how = direct._env.opaque(), direct._numbered(wire, how)
-    line = b"ms %b %d F%d T%d%b O%d\r\n%b\r\n" % (wire, len(payload), flags, until, how, opaque, payload)
-    reply = yield from _command(direct, wire, line, opaque)
+    opaque, numbered = direct._env.opaque(), direct._numbered(wire, how)
+    line = b"ms %b %d F%d T%d%b O%d\r\n%b\r\n" % (wire, len(payload), flags, until, numbered, opaque, payload)
+    reply = None
+    try:
+        reply = yield from _command(direct, wire, line, opaque)
+    finally:
+        if reply is None and until == AT_ONCE and how in REPLACING:  # that was to remove what is there
+            direct._undelivered(wire)
     return reply is not None and reply.code == "HD"
 
 
@@ -135,9 +140,10 @@ def unstorable(direct: Direct, wire: bytes, error: CacheError, replacing: bool =
 def remove(direct: Direct, key: str) -> Flow[bool]:
     """``delete``: True when something was there."""
     wire = wire_key(direct._prefix, key)
-    removed = yield from _remove(direct, wire)
-    direct._env.flights.forget(wire)
-    return removed
+    try:
+        return (yield from _remove(direct, wire))
+    finally:
+        direct._env.flights.forget(wire)
 
 
 def touch(direct: Direct, key: str, ttl: Any) -> Flow[bool]:
@@ -184,8 +190,12 @@ def _touched(replies: list[Reply]) -> bool:
 
 
 def _remove(direct: Direct, wire: bytes) -> Flow[bool]:
-    opaque = direct._env.opaque()
-    reply = yield from _command(direct, wire, meta.md(wire, b"O%d" % opaque), opaque, retry=True)
+    opaque, reply = direct._env.opaque(), None
+    try:
+        reply = yield from _command(direct, wire, direct._env.removal(wire, opaque), opaque, retry=True)
+    finally:  # whoever waited for it may have gone before the answer
+        if reply is None:
+            direct._undelivered(wire)
     return reply is not None and reply.code == "HD"
 
 
@@ -223,27 +233,34 @@ def store_many(direct: Direct, values: Mapping[str, Any], ttl: Any) -> Flow[list
     commands, names, bad = direct._stores(values, ttl, b" O%d" % opaque)
     for _, wire, error in bad:
         yield from unstorable(direct, wire, error)
-    odd = yield from _send_all(direct, commands, opaque)
+    odd = yield from _send_all(direct, commands, opaque, {})
     return [*(key for key, _, _ in bad), *(names[wire] for wire in odd)]
 
 
 def remove_many(direct: Direct, keys: Iterable[str]) -> Flow[list[str]]:
     """``delete_many``: remove ``keys``; those that no server acknowledged."""
     opaque, names = direct._env.opaque(), direct._names(keys)
-    odd = yield from _send_all(direct, {wire: meta.md(wire, b"O%d" % opaque) for wire in names}, opaque, retry=True)
-    direct._env.flights.forget()
-    return [names[wire] for wire, code in odd.items() if code != "NF"]
+    odd: dict[bytes, str] = {}
+    try:
+        requests = {wire: direct._env.removal(wire, opaque) for wire in names}
+        yield from _send_all(direct, requests, opaque, odd, retry=True)
+    finally:
+        unacknowledged = [wire for wire, code in odd.items() if code not in ("NF", "NS")]
+        direct._undelivered(*unacknowledged)
+        direct._env.flights.forget()
+    return [names[wire] for wire in unacknowledged]
 
 
 def _send_all(
-    direct: Direct, commands: Mapping[bytes, bytes], opaque: int, *, retry: bool = False
+    direct: Direct, commands: Mapping[bytes, bytes], opaque: int, odd: dict[bytes, str], *, retry: bool = False
 ) -> Flow[dict[bytes, str]]:
     """Send one command a key, all under one token, batch after bounded batch; the reply's code for each key whose reply
-    was not HD. A server in trouble costs its own keys only, and is asked no further.
+    was not HD, LOST where it had none. A server in trouble costs its own keys only, and is asked no further. ``odd``: a
+    new dict for them, of use to those who must know also where this is left.
     """
+    odd.update(dict.fromkeys(commands, "LOST"))
     groups = by_server(commands, direct._fleet)
     waiting = {server: batches([commands[key] for key in group]) for server, group in groups.items()}
-    odd: dict[bytes, str] = {}
     while waiting:
         lots = {server: cut.pop(0) for server, cut in waiting.items()}
         outcomes = yield Gather(
@@ -256,9 +273,12 @@ def _send_all(
             if isinstance(outcome, ServerError):
                 troubles.append((server, outcome))
                 waiting[server] = []
-                odd.update(dict.fromkeys(group, "LOST"))
-            else:
-                odd.update((key, r.code) for key, r in zip(keys, outcome.replies, strict=True) if r.code != "HD")
+                continue
+            for key, reply in zip(keys, outcome.replies, strict=True):
+                if reply.code == "HD":
+                    del odd[key]
+                else:
+                    odd[key] = reply.code
         for server, error in troubles:
             direct._trouble(server, error, None)
         waiting = {server: cut for server, cut in waiting.items() if cut}

@@ -17,8 +17,9 @@ ends.
 # Annotations are not postponed here, as in the other flows.
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+from cachekit.codecs.envelope import MAX_MARKS, Mark
 from cachekit.codecs.note import NOTE_FLAGS, PASS
 from cachekit.env import Env, Job
 from cachekit.errors import ServerError, Unreachable
@@ -26,6 +27,7 @@ from cachekit.flights import Flight
 from cachekit.flows.alone import run_bare
 from cachekit.flows.frames import Filling, Notes
 from cachekit.flows.lease import Lease, Standing, claim, give_back, opened, put_back, read, store
+from cachekit.flows.marks import gathered, hand_on, hand_up, snapshot
 from cachekit.ops import Compute, Flow, Replies
 from cachekit.policy import Verdict
 from cachekit.recipe import Packed, numbers
@@ -33,6 +35,19 @@ from cachekit.recipe import Packed, numbers
 _NO_STANDING = frozenset({Verdict.VOID, Verdict.AHEAD, Verdict.PASS, Verdict.CLOSER})
 _SETTLED = frozenset({"", "superseded"})
 """Outcomes of a store after which the lease is nobody's any more."""
+
+
+_NO_MARKS: tuple[tuple[Mark, ...], str] = ((), "")
+
+
+class _Kept(NamedTuple):
+    """What became of a result: as it was packed, None where it can't be; why it was not stored, "" where it was; and
+    what it stands under, None where that is not known.
+    """
+
+    packed: tuple[int, bytes] | None
+    reason: str
+    marks: tuple[Mark, ...] | None
 
 
 def fill(
@@ -61,7 +76,7 @@ def fill(
             raise  # as below
         boarded = flight if pilot else None
         del flight  # it will refer to the error, whose traceback refers to this frame
-        saved = yield from _ended_by(error, job, env, lease, standing, boarded, env.monotonic() - began)
+        saved = yield from _ended_by(error, job, env, lease, standing, boarded, notes, env.monotonic() - began)
         if saved is None:
             raise
         if rescued is not None:
@@ -72,21 +87,54 @@ def fill(
         # A child that was forked in the middle of the run leaves the lease to its parent.
         env.filled(job, seconds, "lost")
         return value if notes.kept is None else notes.kept[0]
-    packed: tuple[int, bytes] | None = None
+    kept = _Kept(None, "", None)
     try:
-        packed, lifetime_s, reason = _packed(job, env, value, notes, standing)
-        if packed is not None and not reason:
-            reason = yield from store(job, env, lease, packed, lifetime_s, seconds)
-        if reason not in _SETTLED:
-            yield from _not_stored(job, env, lease, reason, seconds)
+        kept = yield from _keep(job, env, lease, value, notes, standing, seconds)
     except BaseException as error:
         yield from _interrupted(error, job, env, lease, standing)
         raise
     finally:
         if pilot:
-            flights.land(job.key, lease.cas, packed, flight)
-    env.filled(job, seconds, reason)
+            if kept.marks is not None:
+                flight.stands = lease.generations, lease.since, kept.marks
+            flight.again = bool(notes.said)
+            flights.land(job.key, lease.cas, kept.packed, flight)
+    hand_on(job, env, None if kept.marks is None else lease.generations, lease.since, kept.marks or ())
+    env.filled(job, seconds, kept.reason)
     return value if notes.kept is None else notes.kept[0]
+
+
+def _keep(
+    job: Job, env: Env, lease: Lease, value: Any, notes: Notes, standing: Standing | None, seconds: float
+) -> Flow[_Kept]:
+    """Store the result under the lease, with what it stands under."""
+    packed, lifetime_s, reason = _packed(job, env, value, notes, standing)
+    marks, unmarked = _NO_MARKS
+    if notes.said or notes.kept is not None:
+        marks, unmarked = yield from _marks(job, env, lease, notes, standing, seconds)
+        reason = reason or unmarked
+    if packed is not None and not reason:
+        reason = yield from store(job, env, lease, packed, lifetime_s, seconds, marks)
+    if reason not in _SETTLED:
+        yield from _not_stored(job, env, lease, reason, seconds, marks)
+    return _Kept(packed, reason, None if unmarked else marks)
+
+
+def _marks(
+    job: Job, env: Env, lease: Lease, notes: Notes, standing: Standing | None, seconds: float
+) -> Flow[tuple[tuple[Mark, ...], str]]:
+    """What the result stands under beside the lease's generations, and why that forbids to store it, "" if it does not.
+    A value that is kept stands under what it stood under before, too.
+    """
+    marks, reason = yield from gathered(job, env, notes, lease.known, seconds)
+    header = standing.judgement.header if standing is not None and notes.kept is not None else None
+    if header is not None and header.marks:
+        told = {(mark.server, mark.key) for mark in marks}
+        before = [mark for mark in header.marks if (mark.server, mark.key) not in told]
+        marks += tuple(mark._replace(number=lease.known.get(mark.key, 0)) if mark.named else mark for mark in before)
+        if len(marks) > MAX_MARKS:
+            return (), "too many groups"
+    return marks, reason
 
 
 def _interrupted(error: BaseException, job: Job, env: Env, lease: Lease, standing: Standing | None) -> Flow[None]:
@@ -110,19 +158,25 @@ def _packed(job: Job, env: Env, value: Any, notes: Notes, standing: Standing | N
     return result
 
 
-def _not_stored(job: Job, env: Env, lease: Lease, reason: str, seconds: float) -> Flow[None]:
-    """Let the next readers know that the result can't be stored; where nothing can be said, let one of them run."""
+def _not_stored(
+    job: Job, env: Env, lease: Lease, reason: str, seconds: float, marks: tuple[Mark, ...] = ()
+) -> Flow[None]:
+    """Let the next readers know that the result can't be stored, and by ``marks`` which tags it named; where nothing
+    can be said, let one of them run.
+    """
     if not job.recipe.enveloped or reason == "lost":
         yield from give_back(job, env, lease.cas)
     else:
         # A server that refuses a value drops what stood there, and its CAS number with it.
-        yield from pass_on(job, env, lease._replace(cas=0) if reason.startswith("refused") else lease, seconds)
+        left = lease._replace(cas=0) if reason.startswith("refused") else lease
+        yield from pass_on(job, env, left, seconds, marks)
 
 
-def pass_on(job: Job, env: Env, lease: Lease, seconds: float) -> Flow[None]:
+def pass_on(job: Job, env: Env, lease: Lease, seconds: float, marks: tuple[Mark, ...] = ()) -> Flow[None]:
     """Leave a pass marker: whoever waits runs at once, and so do those who come soon, none after the other."""
     lifetime_s = min(max(1.0, 2.0 * seconds), job.recipe.lease_s)
-    outcome = yield from store(job, env, lease, (NOTE_FLAGS, PASS), lifetime_s, 0.0)
+    named = tuple([mark for mark in marks if mark.named])
+    outcome = yield from store(job, env, lease, (NOTE_FLAGS, PASS), lifetime_s, 0.0, named)
     if outcome not in _SETTLED and lease.cas:
         yield from give_back(job, env, lease.cas)
 
@@ -134,6 +188,7 @@ def _ended_by(
     lease: Lease,
     standing: Standing | None,
     flight: Flight | None,
+    notes: Notes,
     seconds: float,
 ) -> Flow[tuple[Any] | None]:
     """The run raised ``error``. A value to return in its place, in a 1-tuple, or None: raise it.
@@ -141,9 +196,11 @@ def _ended_by(
     ``flight``: the run's own, None where another pilots it.
     """
     flights, recipe = env.flights, job.recipe
+    hand_up(notes)
+    hand_on(job, env, None if notes.tags else lease.generations, lease.since)
     if isinstance(error, Exception):
         if isinstance(error, recipe.terms.errors):
-            yield from _answered(error, job, env, lease, flight, seconds)
+            yield from _answered(error, job, env, lease, flight, notes, seconds)
             return None
         if standing is not None and standing.rescues(env.monotonic()):
             old = opened(job, standing)
@@ -161,14 +218,20 @@ def _ended_by(
     return None
 
 
-def _answered(error: Exception, job: Job, env: Env, lease: Lease, flight: Flight | None, seconds: float) -> Flow[None]:
+def _answered(
+    error: Exception, job: Job, env: Env, lease: Lease, flight: Flight | None, notes: Notes, seconds: float
+) -> Flow[None]:
     """The function raised one of those failures that are answers: it is cached, and raised."""
     try:
         packed, lifetime_s, reason = job.recipe.pack_failure(error)
+        marks, unmarked = yield from gathered(job, env, notes, lease.known, seconds)
+        reason = reason or unmarked
         if packed is not None and not reason:
-            reason = yield from store(job, env, lease, packed, lifetime_s, seconds)
+            reason = yield from store(job, env, lease, packed, lifetime_s, seconds, marks)
         if reason not in _SETTLED:
-            yield from _not_stored(job, env, lease, reason, seconds)
+            yield from _not_stored(job, env, lease, reason, seconds, marks)
+        if flight is not None and not unmarked:
+            flight.stands = lease.generations, lease.since, marks
     finally:
         if flight is not None:
             env.flights.crash(job.key, lease.cas, error, flight)
@@ -191,6 +254,9 @@ def _rescued(
         if flight is not None:
             packed = job.recipe.payload(standing.reply, standing.judgement)
             flight.rescued = True
+            if standing.judgement.header is not None:
+                header = standing.judgement.header
+                flight.stands = header.generations, standing.since, header.marks
             env.flights.land(job.key, lease.cas, packed, flight)
     env.filled(job, seconds, "raised")
     return old
@@ -205,11 +271,13 @@ def pass_by(job: Job, env: Env, lease: Lease, age_ms: float, lifetime_ms: float)
     value = yield Compute(job.compute, Filling(env.flights, job.key, began + job.recipe.lease_s, notes))
     seconds = env.monotonic() - began
     result = _packed(job, env, value, notes, None)
-    reason = result.reason
+    marks, unmarked = yield from gathered(job, env, notes, lease.known, seconds)
+    reason = result.reason or unmarked
     if not reason and result.packed is not None:
-        reason = yield from store(job, env, lease, result.packed, result.lifetime_s, seconds)
+        reason = yield from store(job, env, lease, result.packed, result.lifetime_s, seconds, marks)
     if reason and reason not in _SETTLED and age_ms + seconds * 1000.0 > lifetime_ms / 2:
-        yield from pass_on(job, env, lease, seconds)
+        yield from pass_on(job, env, lease, seconds, marks)
+    hand_on(job, env, None if unmarked else lease.generations, lease.since, marks)
     env.filled(job, seconds, reason)
     return value
 
@@ -239,5 +307,11 @@ def refresh(job: Job, env: Env) -> Flow[Any]:
         return (yield from run_bare(job, env))
     judgement = job.recipe.judge(reply, generations, job.key, env.now())
     known = judgement.header is not None and judgement.verdict not in _NO_STANDING
-    standing = Standing(reply, judgement, env.monotonic(), rescue=False) if known else None
-    return (yield from fill(job, env, Lease(reply.cas, replies.sent_at, generations, ours=reply.won), standing))
+    standing = Standing(reply, judgement, env.monotonic(), rescue=False, since=replies.sent_at) if known else None
+    lease = Lease(reply.cas, replies.sent_at, generations, ours=reply.won)
+    if judgement.header is not None and judgement.header.marks:
+        try:
+            lease = lease._replace(known=(yield from snapshot(job, env, judgement.header)))
+        except ServerError as error:
+            env.trouble(job, error)
+    return (yield from fill(job, env, lease, standing))

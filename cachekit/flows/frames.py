@@ -10,12 +10,24 @@ from cachekit.flights import Flight, Flights
 from cachekit.types import MISS, UNSET
 
 
+class Stood(NamedTuple):
+    """The generation that a cached call inside of a run stood under. ``since``: monotonic seconds before it was asked
+    for. ``boot``: as in ``Mark``, where it is known already.
+    """
+
+    number: int
+    since: float
+    boot: bytes = b""
+
+
 class Notes:
     """What a running function says of its result, by ``cachekit.current()``; and the value that it would replace.
 
     ``ttl``: a parsed ttl in place of its policy's. ``store``: whether the result may be stored. ``kept``: the previous
     value, which holds on under a new freshness. ``look``: opens the previous value, a 1-tuple or None. ``over``: the
     function has ended; a task or a thread of its making, in a copy of its context, is inside of nothing any more.
+    ``tags``: those that it has named. ``inherited``: what the cached calls inside of it stood under, by server's name
+    and record. ``unsure``: the name of one of those that it can't be told of.
     """
 
     # Defaults stand on the class: every run makes one of these, and few functions say anything.
@@ -24,12 +36,35 @@ class Notes:
     kept: tuple[Any] | None = None
     look: Callable[[], tuple[Any] | None] | None = None
     over = False
+    tags: tuple[str, ...] = ()
+    inherited: dict[tuple[str, bytes], Stood] | None = None
+    unsure = ""
 
     @property
     def previous(self) -> Any:
         """A copy of the value that stands there while the function runs; ``MISS`` where there is none."""
         found = self.look() if self.look is not None else None
         return MISS if found is None else found[0]
+
+    @property
+    def said(self) -> bool:
+        """Whether the result stands under more than what is asked for with every read."""
+        return bool(self.tags or self.inherited or self.unsure)
+
+    def inherit(self, server: str, key: bytes, stood: Stood) -> None:
+        """A cached call inside stood under that. Of two numbers the lower holds: part of the result is as old."""
+        if self.inherited is None:
+            self.inherited = {}
+        known = self.inherited.get((server, key))
+        if known is not None:
+            number, since = min(known.number, stood.number), min(known.since, stood.since)
+            stood = Stood(number, since, known.boot or stood.boot)
+        self.inherited[server, key] = stood
+
+    def take(self, other: "Notes") -> None:
+        """Say the same as ``other``."""
+        self.ttl, self.store, self.tags = other.ttl, other.store, other.tags
+        self.inherited, self.unsure = other.inherited, other.unsure
 
 
 class Filling(NamedTuple):

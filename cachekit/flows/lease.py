@@ -2,10 +2,13 @@
 
 # Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cachekit import meta
+from cachekit.codecs.envelope import Mark
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
 from cachekit.expiry import exptime
@@ -18,23 +21,26 @@ from cachekit.recipe import Recalled, Snapshot, give_back_request, numbers, stor
 class Lease(NamedTuple):
     """The right to store under ``cas``. ``since``: monotonic seconds before the request that got it was sent.
     ``ours``: nobody else has it and nothing else stands there, so it is ours to give back when the run raises.
+    ``known``: numbers of tags that the function may name, by the wire keys of their records, read before the run.
     """
 
     cas: int
     since: float
     generations: tuple[int, ...]
     ours: bool = True
+    known: Mapping[bytes, int] = MappingProxyType({})
 
 
 class Standing(NamedTuple):
     """The value that stands there while a run for its successor goes on, as judged at ``seen`` (monotonic seconds).
-    ``rescue``: whether it may be served where that run fails.
+    ``rescue``: whether it may be served where that run fails. ``since``: monotonic seconds before it was asked for.
     """
 
     reply: Reply
     judgement: Judgement
     seen: float
     rescue: bool = True
+    since: float = 0.0
 
     def is_stale(self) -> bool:
         """Whether it is past its ttl, or was invalidated softly; else it was only found due early."""
@@ -102,11 +108,17 @@ def mark_and_read(job: Job, env: Env, cas: int) -> Exchange:
 
 
 def store(
-    job: Job, env: Env, lease: Lease, packed: tuple[int, bytes], lifetime_s: float | None, ran_s: float
+    job: Job,
+    env: Env,
+    lease: Lease,
+    packed: tuple[int, bytes],
+    lifetime_s: float | None,
+    ran_s: float,
+    marks: tuple[Mark, ...] = (),
 ) -> Flow[str]:
     """Store a result under the lease; "" or the reason why it was not stored."""
     # No generator of its own: this is on every miss's way.
-    snapshot = Snapshot(lease.generations, env.now())
+    snapshot = Snapshot(lease.generations, env.now(), marks)
     return send(job, env, lease, job.recipe.seal(job.key, packed, lifetime_s, snapshot, ran_s))
 
 

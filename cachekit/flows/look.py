@@ -17,6 +17,7 @@ from cachekit.codecs.envelope import FOREVER, Header
 from cachekit.codecs.flags import describe
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
+from cachekit.flows.marks import confirmed, hand_on
 from cachekit.frozen import Frozen
 from cachekit.meta import Reply
 from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather
@@ -24,6 +25,7 @@ from cachekit.policy import Judgement, Verdict
 from cachekit.recipe import Recalled, numbers
 from cachekit.types import Key
 
+_UNDER_MARKS = frozenset({Verdict.FRESH, Verdict.DUE, Verdict.THROTTLED, Verdict.SOFT})
 _OLD = frozenset({Verdict.DUE, Verdict.THROTTLED, Verdict.SOFT})
 
 _GONE = Reply("EN")
@@ -80,6 +82,7 @@ class Sight:
         self._env = env
         self._servers = {job.key: job.server for job in jobs}
         self._groups = {job.key: job.groups for job in jobs}
+        self._jobs = {job.key: job for job in jobs}
         self._recipe = jobs[0].recipe
         self._records: dict[tuple[int, bytes], Reply] = {}
 
@@ -88,12 +91,17 @@ class Sight:
         self.errors += yield from _ask(self._by_server(self._servers), self._gets, self._take)
         yield from _ask(self._by_server(self.found), _me, self._take_lifetimes)
 
-    def judge(self, key: bytes, now_s: float) -> Judgement:
+    def judge(self, key: bytes, now_s: float) -> Flow[Judgement]:
         """The verdict on a key that was ``found``."""
         server = self._servers[key]
         # One that is not there any more was bumped or lost: nothing under it can be trusted.
         records = [self._records.get((server, group), _GONE) for group in self._groups[key]]
-        return self._recipe.judge(self.found[key], numbers(records), key, now_s)
+        judgement = self._recipe.judge(self.found[key], numbers(records), key, now_s)
+        header = judgement.header
+        if header is None or not header.marks or judgement.verdict not in _UNDER_MARKS:
+            return judgement
+        held, _ = yield from confirmed(self._jobs[key], self._env, header, make=False)
+        return judgement if held is Verdict.FRESH else judgement._replace(verdict=held)
 
     def _by_server(self, keys: dict[bytes, Any]) -> _Keys:
         groups: _Keys = {}
@@ -181,13 +189,16 @@ def stored(jobs: list[Job], env: Env) -> Flow[dict[bytes, Stored]]:
     """What may be served of the entries of ``jobs``, all of one recipe: fresh, or stale."""
     if not jobs:
         return {}
-    recipe, sight = jobs[0].recipe, Sight(jobs, env)
+    recipe, sight, since = jobs[0].recipe, Sight(jobs, env), env.monotonic()
+    by_key = {job.key: job for job in jobs}
     yield from sight.look()
     recipe.tally.errors += len(sight.errors)
     values: dict[bytes, Stored] = {}
     for key, reply in sight.found.items():
-        judgement = sight.judge(key, env.now())
+        judgement = yield from sight.judge(key, env.now())
         if judgement.verdict is Verdict.FRESH or (judgement.verdict in _OLD and judgement.servable()):
+            if judgement.header is not None:
+                hand_on(by_key[key], env, judgement.header.generations, since, judgement.header.marks)
             try:
                 values[key] = Stored(judgement.header, recipe.open(reply, judgement))
             except Recalled as recalled:
@@ -206,7 +217,7 @@ def explain(job: Job, env: Env) -> Flow[Explanation]:
         return Explanation(*where, "unreachable")
     if job.key not in sight.found:
         return Explanation(*where, "absent")
-    reply, judgement = sight.found[job.key], sight.judge(job.key, env.now())
+    reply, judgement = sight.found[job.key], (yield from sight.judge(job.key, env.now()))
     if judgement.header is None:
         return Explanation(*where, judgement.verdict.value, size_bytes=len(reply.value or b""))
     header = judgement.header

@@ -8,6 +8,7 @@ from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
 from cachekit.flows.call import call
 from cachekit.flows.lease import Lease, Standing, put_back
+from cachekit.flows.marks import hand_on
 from cachekit.flows.together import SharedEnv, lot_size
 from cachekit.ops import Each, Exchange, Flow, Gather, Replies
 from cachekit.policy import Verdict
@@ -77,9 +78,11 @@ class _Reading:
             judgement = recipe.judge(reply, generations, job.key, env.now(), env.draw(recipe.terms.beta))
             if judgement.verdict is Verdict.FRESH and not recipe.terms.sliding:
                 try:
-                    self.values[position] = recipe.open(reply, judgement)
-                    env.hit(job, judgement.header)
-                    continue
+                    if judgement.header is None or not judgement.header.marks:
+                        self.values[position] = recipe.open(reply, judgement)
+                        hand_on(job, env, generations, outcome.sent_at)
+                        env.hit(job, judgement.header)
+                        continue
                 except (DecodeError, Recalled):
                     pass  # the call will say what is to be done
             self.others[position] = replies, judgement.verdict is Verdict.DUE

@@ -83,7 +83,7 @@ def _renew_within(
         if not (yield Spawn(_behind(_detached(job), env, lease, flight))):
             return (yield from _renew_here(job, env, lease, standing, caller, flight))
     landed = yield from join(env, flight, timeout_s)
-    if landed and (flight.landed or flight.error is not None):
+    if landed and not flight.again and (flight.landed or flight.error is not None):
         if flight.rescued:
             caller.old_served(standing)
         else:
@@ -129,11 +129,12 @@ def _behind(job: Job, env: Env, lease: Lease, flight: Flight | None = None) -> F
         env.read_lost(job.key)
         return env.trouble(job, error)
     reply, generations = replies.replies[0], numbers(replies.replies[1:])
-    mine = Lease(reply.cas or 0, replies.sent_at, generations or ())
+    mine = Lease(reply.cas or 0, replies.sent_at, generations or (), known=lease.known)
     if reply.cas == lease.cas and generations is not None:
         judgement = job.recipe.judge(reply, generations, job.key, env.now())
         if judgement.verdict in _STANDING:
-            return (yield from fill(job, env, mine, Standing(reply, judgement, env.monotonic()), flight))
+            standing = Standing(reply, judgement, env.monotonic(), since=replies.sent_at)
+            return (yield from fill(job, env, mine, standing, flight))
     # Invalidated, or refreshed by somebody who took over. Who waits here competes again.
     if flight is not None:
         env.flights.crash(job.key, lease.cas, None, flight)

@@ -13,7 +13,7 @@ So nobody waits for another's run while others wait for his own: two batches tha
 
 # Annotations are not postponed here, as in the other flows.
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -32,6 +32,9 @@ ComputeAll = Callable[[list[int]], list[Any]]
 _Lot = tuple[int, float | None, bool]
 """What can go out as one exchange: the same server, the same age of the lease, the same leave to be sent again."""
 
+
+_GATHERED = 64
+"""Most flows whose questions to several servers each go out in one window."""
 
 _COMMANDS = 1024
 """Most short commands in one batch for one server: reads and the questions for their tags."""
@@ -143,6 +146,7 @@ class Together:
         self._strands = [Strand(flow, position) for flow, position in zip(flows, positions, strict=True)]
         self._new = self._strands[::-1]
         self._asking: dict[_Lot, list[Strand]] = {}
+        self._gathering: list[Strand] = []
         self._spawning: list[Strand] = []
         self._running: list[Strand] = []
         self._waiting: list[Strand] = []
@@ -175,6 +179,8 @@ class Together:
                     interrupt = None
                 elif self._asking:
                     yield from self._ask()
+                elif self._gathering:
+                    yield from self._gather()
                 elif self._spawning:
                     yield from self._spawn()
                 elif self._running:
@@ -218,7 +224,7 @@ class Together:
         """Every flow hears of it, and may still say something to the servers; then all is over."""
         self._interrupt = error
         self._failures.append((error, error.__traceback__))
-        self._asking, self._spawning, self._running, self._waiting = {}, [], [], []
+        self._asking, self._gathering, self._spawning, self._running, self._waiting = {}, [], [], [], []
         self._throw([strand for strand in self._strands if not strand.ended], error)
 
     # -- going on ----------------------------------------------------------------------------------------------------
@@ -251,6 +257,8 @@ class Together:
         elif self._interrupt is not None:
             strand.ended = True
             strand.flow.close()
+        elif isinstance(op, Gather):
+            self._gathering.append(strand)
         elif isinstance(op, Compute):
             self._running.append(strand)
         elif isinstance(op, Spawn):
@@ -324,6 +332,23 @@ class Together:
             at = end
             self._go_on(strand, strand.flow.send, Replies(own + behind if strand.reads else own, outcome.sent_at))
 
+    def _gather(self) -> Flow[None]:
+        """What some flows ask of several servers each, in one window."""
+        strands, self._gathering = self._gathering[:_GATHERED], self._gathering[_GATHERED:]
+        asks: dict[int, list[Exchange]] = {}
+        for strand in strands:
+            for ask in strand.op.exchanges:
+                asks.setdefault(ask.server, []).append(ask)
+        outcomes = yield Gather(tuple([self._in_one(server, each) for server, each in asks.items()]))
+        apart = {server: _split(each, outcome) for (server, each), outcome in zip(asks.items(), outcomes, strict=True)}
+        for strand in strands:
+            own = [next(apart[ask.server]) for ask in strand.op.exchanges]
+            self._go_on(strand, strand.flow.send, own)
+
+    def _in_one(self, server: int, asks: list[Exchange]) -> Exchange:
+        request, expected = b"".join([ask.request for ask in asks]), sum(ask.expected for ask in asks)
+        return Exchange(server, request, expected, self._env.token, retry=all(ask.retry for ask in asks))
+
     # -- runs --------------------------------------------------------------------------------------------------------
 
     def _spawn(self) -> Flow[None]:
@@ -357,7 +382,7 @@ class Together:
         self._env.monotonic = lambda: ended  # to write down what others loaded is no part of anybody's running time
         try:
             for strand, frame, value in zip(strands, frames, values, strict=True):
-                frame.notes.ttl, frame.notes.store = notes.ttl, notes.store
+                frame.notes.take(notes)
                 self._go_on(strand, strand.flow.send, value)
         finally:
             self._env.monotonic = self._env.origin.monotonic
@@ -413,6 +438,17 @@ class Together:
             if landed is not False or strand.until <= now:
                 ready.append((strand, landed))
         return ready
+
+
+def _split(asks: list[Exchange], outcome: Replies | ServerError) -> Iterator[Replies | ServerError]:
+    """The outcome of several requests that went out as one, for each of them."""
+    at = 0
+    for ask in asks:
+        if isinstance(outcome, ServerError):
+            yield outcome
+        else:
+            yield Replies(outcome.replies[at : at + ask.expected], outcome.sent_at)
+            at += ask.expected
 
 
 def _tell_all(lost: list[Callable[[], None]]) -> None:

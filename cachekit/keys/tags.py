@@ -41,11 +41,15 @@ def tag_key(prefix: bytes, tag: str) -> bytes:
     return _record(prefix, "tag", checked_tag(tag))
 
 
-@lru_cache(256)
 def namespace_key(prefix: bytes, namespace: str) -> bytes:
     """The wire key of the record behind ``namespace``. Raises ``ConfigurationError`` for what is none."""
     if not isinstance(namespace, str) or not namespace:
         raise ConfigurationError(f"a namespace is text, not {namespace!r:.60}")
+    return _namespace_key(prefix, str.__str__(namespace))
+
+
+@lru_cache(256)
+def _namespace_key(prefix: bytes, namespace: str) -> bytes:
     return _record(prefix, "namespace", namespace)
 
 
@@ -64,12 +68,12 @@ def checked_tag(tag: Any) -> str:
         raise ConfigurationError(f"a tag is text, not {type(tag).__name__} ({tag!r:.60})")
     if not tag:
         raise ConfigurationError("a tag can't be empty: it would stand for nothing")
-    return str(tag)
+    return str.__str__(tag)  # a text that is a member of an Enum shows something else
 
 
 def checked_tags(tags: Iterable[Any]) -> tuple[str, ...]:
     """``tags``, each once. Raises ``ConfigurationError`` for what is no tag, and for more than 128."""
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
+    if isinstance(tags, str | bytes | bytearray) or not isinstance(tags, Iterable):
         raise ConfigurationError(f"tags are a list of texts, such as ['user:42'], not {tags!r:.60}")
     found = tuple(dict.fromkeys(map(checked_tag, tags)))
     if len(found) > MAX_TAGS:
@@ -81,8 +85,10 @@ def checked_tags(tags: Iterable[Any]) -> tuple[str, ...]:
 
 
 def tag_keys(prefix: bytes, tags: Iterable[Any]) -> tuple[bytes, ...]:
-    """The wire keys of the records behind ``tags``, each once. Raises ``ConfigurationError``."""
-    return tuple([tag_key(prefix, tag) for tag in checked_tags(tags)])
+    """The wire keys of the records behind ``tags``, each once, in an order that does not depend on theirs: a set has
+    another one in each process. Raises ``ConfigurationError``.
+    """
+    return tuple(sorted([tag_key(prefix, tag) for tag in checked_tags(tags)]))
 
 
 def text_of(value: Any, field: str) -> str:

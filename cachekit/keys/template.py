@@ -56,9 +56,10 @@ def parse_template(template: str, parameters: Collection[str], option: str = "ke
         if field is None:
             continue
         if spec or conversion:
+            what = option.removesuffix("s")
             raise ConfigurationError(
-                f"{option}={template!r}: a conversion or format spec in {{{field}}} does not change what the {option} "
-                f"stands for; use a callable to {'key' if option == 'key' else 'tag'} by something coarser"
+                f"{option}={template!r}: a conversion or format spec in {{{field}}} does not change what the {what} "
+                f"stands for; use a callable to {what} by something coarser"
             )
         fields.append(field)
         expressions.append(_expression(f"{option}={template!r}", field, parameters))

@@ -130,14 +130,16 @@ class _Answer:
 
 
 def send_all(
-    commands: Mapping[bytes, bytes], fleet: Fleet, plain: bytes, failed: Failed, odd: dict[bytes, str]
-) -> None:
-    """Send one command a key. ``odd`` has all of ``commands`` and loses those whose reply was ``plain`` (the usual
-    answer's bytes); the others get their reply's code.
+    commands: Mapping[bytes, bytes], fleet: Fleet, plain: bytes, failed: Failed, odd: dict[bytes, str] | None = None
+) -> dict[bytes, str]:
+    """Send one command a key; returns the reply's code for each key whose reply was not ``plain`` (the usual answer's
+    bytes), LOST where it had none. ``odd``: a new dict for them, of use to those who must know also where this raises.
 
     The commands bear no opaque, so that the usual answer to a whole batch is known to the byte and is recognised by
     one comparison; replies come in the order of the commands.
     """
+    odd = {} if odd is None else odd
+    odd.update(dict.fromkeys(commands, "LOST"))
     groups = by_server(commands, fleet)
     waiting = {index: batches([commands[key] for key in group]) for index, group in groups.items()}
     while waiting:
@@ -174,3 +176,4 @@ def send_all(
         for index, error in troubles:
             failed(index, error)
         waiting = {index: cut for index, cut in waiting.items() if cut}
+    return odd

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 from zlib import crc32
 
-from cachekit import meta
-from cachekit.direct import REPLACING, Direct, Harvest, check_function, check_token
+from cachekit.direct import AT_ONCE, REPLACING, Direct, Harvest, check_function, check_token
 from cachekit.errors import CacheError, Refused, ServerError, Unreachable
 from cachekit.keys import wire_key
 from cachekit.meta import Reply
@@ -112,7 +111,7 @@ class Verbs(GroupVerbs, Direct):
         opaque = next(self._env.opaques)
         reply = None
         try:
-            reply = self._command(wire, meta.md(wire, b"O%d" % opaque), opaque, retry=True)
+            reply = self._command(wire, self._env.removal(wire, opaque), opaque, retry=True)
         finally:  # an interrupt may have come before the answer
             if reply is None:
                 self._undelivered(wire)
@@ -150,20 +149,19 @@ class Verbs(GroupVerbs, Direct):
         commands, names, bad = self._stores(values, ttl)
         for _, wire, error in bad:
             self._unstorable(wire, error)
-        odd = dict.fromkeys(commands, "LOST")
-        self._send_all(commands, odd)
-        return [*(key for key, _, _ in bad), *(names[wire] for wire in odd)]
+        return [*(key for key, _, _ in bad), *(names[wire] for wire in self._send_all(commands, {}))]
 
     def delete_many(self, keys: Iterable[str]) -> list[str]:
         """Remove ``keys``; returns those that no server acknowledged, so an empty list is success. Asks all servers
         at once.
         """
         names = self._names(keys)
-        odd = dict.fromkeys(names, "LOST")
+        odd: dict[bytes, str] = {}
         try:
-            self._send_all({wire: b"md %b\r\n" % wire for wire in names}, odd)
+            command = b"ms %b 0 T-1 MR\r\n\r\n" if self._env.watched else b"md %b\r\n"  # tombstones.py
+            self._send_all({wire: command % wire for wire in names}, odd)
         finally:
-            unacknowledged = [wire for wire, code in odd.items() if code != "NF"]
+            unacknowledged = [wire for wire, code in odd.items() if code not in ("NF", "NS")]
             self._undelivered(*unacknowledged)
             self._env.flights.forget()
         return [names[wire] for wire in unacknowledged]
@@ -210,11 +208,15 @@ class Verbs(GroupVerbs, Direct):
         except CacheError as error:
             return self._unstorable(wire, error, how in REPLACING)
         opaque = next(self._env.opaques)
-        if self._env.explicit:
-            how = self._numbered(wire, how)
-        line = b"ms %b %d F%d T%d%b O%d\r\n" % (wire, len(payload), flags, until, how, opaque)
+        numbered = self._numbered(wire, how) if self._env.explicit else how
+        line = b"ms %b %d F%d T%d%b O%d\r\n" % (wire, len(payload), flags, until, numbered, opaque)
         request = (line, payload, b"\r\n") if len(payload) > _BESIDE else line + payload + b"\r\n"
-        reply = self._command(wire, request, opaque)
+        reply = None
+        try:
+            reply = self._command(wire, request, opaque)
+        finally:
+            if reply is None and until == AT_ONCE and how in REPLACING:  # that was to remove what is there
+                self._undelivered(wire)
         return reply is not None and reply.code == "HD"
 
     def _command(self, wire: bytes, request: Request, opaque: int, *, retry: bool = False) -> Reply | None:
@@ -237,11 +239,11 @@ class Verbs(GroupVerbs, Direct):
             return self._trouble(index, Refused(reply.error or "", server=fleet.names[index]), None)
         return reply
 
-    def _send_all(self, commands: dict[bytes, bytes], odd: dict[bytes, str]) -> None:
+    def _send_all(self, commands: dict[bytes, bytes], odd: dict[bytes, str]) -> dict[bytes, str]:
         def failed(index: int, error: ServerError) -> None:
             self._trouble(index, error, None)
 
-        bulk.send_all(commands, self._fleet, b"HD\r\n", failed, odd)
+        return bulk.send_all(commands, self._fleet, b"HD\r\n", failed, odd)
 
     def _unstorable(self, wire: bytes, error: CacheError, replacing: bool = True) -> bool:
         from cachekit.flows import direct as flows  # noqa: PLC0415 - not on the usual ways

@@ -134,10 +134,12 @@ class Connection:
         self._send = sock.sendall
         self._recv: Callable[..., bytes] = sock.recv
         self._parser = Parser()
-        spent = _monotonic() - self.opened_at
-        if spent > self.deadline_s / 10:
-            # One deadline covers connecting and the first exchange.
-            self._set_timer(max(0.001, self.deadline_s - spent))
+        self.count_in(_monotonic() - self.opened_at)
+
+    def count_in(self, spent_s: float) -> None:
+        """One deadline covers connecting, and what the server has to be told first, and the next exchange."""
+        if self.sock is not None and spent_s > self.deadline_s / 10:
+            self._set_timer(max(0.001, self.deadline_s - spent_s))
             self._recv = self._first_recv
 
     def _first_recv(self, *how: int) -> bytes:

@@ -137,8 +137,8 @@ class Fleet(Roster):
         return replies, sent_at
 
     def admit(self, index: int) -> None:
-        """Raise ``Unreachable`` at once while the server is marked down; else tell it what it has to be told before it is
-        asked anything. Raises ``ServerError``.
+        """Raise ``Unreachable`` at once while the server is marked down; else tell it what it has to be told before it
+        is asked anything. Raises ``ServerError``.
         """
         self.check_up(index)
         if self.waiting(index):

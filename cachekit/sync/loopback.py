@@ -65,5 +65,8 @@ class Loopback:
     def rearm(self) -> None:
         """There is no timer."""
 
+    def count_in(self, spent_s: float) -> None:
+        """There is no timer."""
+
     def close(self) -> None:
         """Nothing to close: the values live as long as the cache."""

@@ -16,6 +16,7 @@ from cachekit.errors import ServerError, Unreachable
 from cachekit.flows.alone import run_uncached
 from cachekit.flows.call import call, without_server
 from cachekit.flows.fill import fill
+from cachekit.flows.frames import FILLING
 from cachekit.flows.lease import Lease
 from cachekit.glance import EARLY, NOT_PLAIN, glance_at, plainly_mine
 from cachekit.ops import Replies
@@ -42,7 +43,7 @@ def reader(recipe: Recipe, fleet: Fleet, env: Env, tags: TagsOf | None = None) -
         return _under_many(slow)
     table, mask, suspects, getpid = fleet.ring.table, fleet.ring.mask, fleet.suspects, os.getpid
     template, tokens, glance = recipe.read_template, env.opaques, glance_at(recipe, env)
-    explicit = env.explicit
+    explicit, inside = env.explicit, FILLING.get  # inside of a run, that run must know of this call: the flows tell it
     grouped = len(recipe.generations) == 1
 
     def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -66,7 +67,7 @@ def reader(recipe: Recipe, fleet: Fleet, env: Env, tags: TagsOf | None = None) -
         except BaseException:
             env.read_lost(key)  # an interrupt; the reply that will never be read may hold a lease
             raise
-        value = glance(key, data, opaque, index)
+        value = NOT_PLAIN if inside() else glance(key, data, opaque, index)
         if value is not NOT_PLAIN and value is not EARLY:
             row.append(connection)
             return value
@@ -81,6 +82,7 @@ def _under_many(slow: _SlowPath) -> Reader:
     recipe, fleet, env, tags_of = slow.recipe, slow.fleet, slow.env, slow.tags_of
     table, mask, suspects, getpid = fleet.ring.table, fleet.ring.mask, fleet.suspects, os.getpid
     tokens, glance, explicit, own = env.opaques, glance_at(recipe, env), env.explicit, len(recipe.generations)
+    inside = FILLING.get
 
     def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tags = tags_of(*args, **kwargs) if tags_of is not None else ()
@@ -95,14 +97,14 @@ def _under_many(slow: _SlowPath) -> Reader:
             number = env.number(index) if index in explicit else 0
             data = connection.ask(recipe.read(key, opaque, number, tags=tags))
             if not data.endswith(b"\r\n"):
-                data = connection.complete(data, and_more=True)
+                data = connection.complete(data, and_more=bool(own or tags))
         except ServerError as error:
             job = Job(recipe, key, index, partial(function, *args, **kwargs), tags)
             return slow.after_failure(job, connection, error)
         except BaseException:
             env.read_lost(key)  # an interrupt; the reply that will never be read may hold a lease
             raise
-        value = glance(key, data, opaque, index, None, len(tags) + own)
+        value = NOT_PLAIN if inside() else glance(key, data, opaque, index, None, len(tags) + own)
         if value is not NOT_PLAIN and value is not EARLY:
             row.append(connection)
             return value

@@ -8,14 +8,15 @@ from contextlib import ExitStack
 
 from cachekit.errors import DeadlineExceeded, ServerError
 from cachekit.meta import Reply
+from cachekit.replay import Lot
 from cachekit.sync.connection import Connection
 from cachekit.sync.fleet import AnyConnection, Fleet
 from cachekit.sync.window import ask_all
 
 
 def tell(fleet: Fleet, servers: Sequence[int]) -> dict[int, ServerError]:
-    """Tell ``servers``, all at once, and lot after bounded lot; which of them could not be told all by the deadline, and
-    why.
+    """Tell ``servers``, all at once, and lot after bounded lot; which of them could not be told all by the deadline,
+    and why.
 
     One thread tells a server while the others wait for it. When this returns without an error for a server, nothing is
     left that it has to be told: whatever one of them sends after that comes behind.
@@ -39,21 +40,27 @@ def _tell_some(fleet: Fleet, servers: Sequence[int], until: float) -> dict[int, 
     left_s = until - time.monotonic()
     if left_s <= 0:
         return {server: _late(fleet, server) for server in servers}
-    lots = [fleet.lot(server) for server in servers]
+    lots: list[Lot] = []
+    asks: list[tuple[int, bytes]] = []
+    for server in servers:
+        lot = fleet.lot(server)
+        if lot:
+            lots.append(lot)
+            asks.append((server, lot.request()))
+        else:
+            fleet.settle(server, (), ())
 
     def read(at: int, connection: AnyConnection, until: float) -> list[Reply]:
-        items, _, opaque = lots[at]
-        return connection.replies(connection.receive(until), len(items), opaque, until) if items else []
+        return connection.replies(connection.receive(until), lots[at].expected, lots[at].opaque, until)
 
-    asks = [(server, request or b"mn\r\n") for server, (_, request, _) in zip(servers, lots, strict=True)]
     failures: dict[int, ServerError] = {}
     outcomes = ask_all(asks, fleet, read, None, {}, left_s)
-    for server, (items, _, _), outcome in zip(servers, lots, outcomes, strict=True):
+    for (server, _), lot, outcome in zip(asks, lots, outcomes, strict=True):
         if isinstance(outcome, ServerError):
             failures[server] = outcome
             continue
         try:
-            fleet.settle(server, items, outcome)
+            fleet.settle(server, lot.items, outcome)
         except ServerError as error:
             fleet.failed(server, error)
             failures[server] = error
@@ -63,8 +70,8 @@ def _tell_some(fleet: Fleet, servers: Sequence[int], until: float) -> dict[int, 
 def tell_over(connection: Connection, fleet: Fleet, server: int) -> None:
     """Tell a server all over this connection. Raises ``ServerError``."""
     while fleet.waiting(server):
-        items, request, opaque = fleet.lot(server)
-        fleet.settle(server, items, connection.exchange(request, len(items), opaque) if items else [])
+        lot = fleet.lot(server)
+        fleet.settle(server, lot.items, connection.exchange(lot.request(), lot.expected, lot.opaque) if lot else ())
 
 
 def _late(fleet: Fleet, server: int) -> DeadlineExceeded:

@@ -22,7 +22,7 @@ from cachekit.sync.reader import Reader
 from cachekit.tally import Tally
 from cachekit.testing.clock import ManualClock
 
-_OF_THE_CACHE: Final = ("_target", "_policy", "_tally", "_recipes", "_clock")
+_OF_THE_CACHE: Final = ("_target", "_policy", "_spool", "_tally", "_recipes", "_clock")
 
 
 def make_cache(clock: ManualClock | None = None, *, prefix: str = "", policy: Policy | None = None) -> Cache:

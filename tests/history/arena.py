@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import multiprocessing
+import random
 import shutil
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
-from history.events import Event, load
-from history.kinds import KINDS
-from history.worker import Setup, exit_now
 from support.memcached import Memcached, start_memcached
 
+from history.events import Event, load
+from history.faults import Faults, Wires
+from history.kinds import OUTER
+from history.plan import Troubles
+from history.worker import Setup, exit_now
+
 _SPAWN = multiprocessing.get_context("spawn")
-_START_S, _CHUNK_S = 30.0, 120.0
+_START_S, _CHUNK_S, _LOOK_S = 30.0, 300.0, 0.02
+
+
+class Disturbance(NamedTuple):
+    """What goes wrong in an arena. ``servers``: whether they and the wires to them are disturbed; ``kill_every_s``: a
+    worker is killed and another takes its place; 0: none is; ``troubles``: the workers' own.
+    """
+
+    servers: bool = False
+    kill_every_s: float = 0.0
+    troubles: Troubles = Troubles()
+
+
+CALM = Disturbance()
+STORM = Disturbance(True, 4.0, Troubles(cancels=0.1, forks=0.002))
 
 
 class Arena:
-    """A few servers and processes that live for many schedules. Schedule n of it has the seed ``seed + n``.
+    """A few servers and processes that live for many schedules. Schedule n of it has the seed ``seed + step * n``.
 
     ``schedules``: how many there will be at most. ``twin``: the broken build that the processes run, "" for ours.
     """
@@ -30,31 +51,40 @@ class Arena:
         schedules: int,
         *,
         seed: int = 1,
-        kinds: Sequence[str] = tuple(KINDS),
+        step: int = 1,
+        kinds: Sequence[str] = OUTER,
         twin: str = "",
         servers: int = 3,
         processes: int = 2,
         lanes: int = 4,
-        cancels: float = 0.0,
+        disturbance: Disturbance = CALM,
     ) -> None:
-        self._ports = servers
-        self._setup = Setup(0, processes, lanes, (), Path(), tuple(kinds), seed, schedules, twin, cancels)
+        self.seed, self.disturbance = seed, disturbance
+        self.counts: Counter[str] = Counter()
         self.servers: list[Memcached] = []
-        self.processes: list[tuple[BaseProcess, Connection]] = []
+        self._count = servers
+        troubles = disturbance.troubles
+        self._setup = Setup(0, 0, processes, lanes, (), Path(), tuple(kinds), seed, step, schedules, twin, troubles)
+        self._workers: list[Worker] = []
+        self._numbers = itertools.count()
+        self._dice = random.Random(seed)
+        self._wires: Wires | None = None
         self._folder = Path()
         self._done = 0
 
     def __enter__(self) -> Arena:
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="history-"))
-            for _ in range(self._ports):
+            for _ in range(self._count):
                 self.servers.append(start_memcached())
-            addresses = tuple(server.name for server in self.servers)
-            self._setup = self._setup._replace(addresses=addresses, folder=self._folder)
-            for number in range(self._setup.processes):
-                self.processes.append(self._start(number))
-            for process in self.processes:
-                _answer(process, _START_S)
+            addresses = [server.name for server in self.servers]
+            if self.disturbance.servers:
+                self._wires = Wires([server.port for server in self.servers[1:]])
+                addresses[1:] = [f"127.0.0.1:{port}" for port in self._wires.ports]
+            self._setup = self._setup._replace(addresses=tuple(addresses), folder=self._folder)
+            self._workers = [self._start(place) for place in range(self._setup.processes)]
+            for worker in self._workers:
+                worker.answer(_START_S)
         except BaseException:
             self.close()
             raise
@@ -65,10 +95,10 @@ class Arena:
 
     def close(self) -> None:
         """End the processes and servers, and forget the histories."""
-        for process, pipe in self.processes:
-            process.kill()
-            process.join()
-            pipe.close()
+        for worker in self._workers:
+            worker.kill()
+        if self._wires is not None:
+            self._wires.close()
         for server in self.servers:
             server.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -79,31 +109,79 @@ class Arena:
         self._done += count
         for path in self._logs():
             path.write_bytes(b"")
-        for _, pipe in self.processes:
-            pipe.send(chunk)
-        for process in self.processes:
-            _answer(process, _CHUNK_S)
+        faults = None
+        if self._wires is not None:
+            faults = Faults(self._setup.seed + chunk.start, self.servers, self._wires)
+        try:
+            for worker in self._workers:
+                worker.tell(chunk)
+            self._wait(chunk)
+        finally:
+            if faults is not None:
+                faults.stop()
+                self.counts.update(faults.counts)
         return load(self._logs())
+
+    def _wait(self, chunk: range) -> None:
+        """Until all are done; some are killed meanwhile."""
+        limit, every_s = time.monotonic() + _CHUNK_S, self.disturbance.kill_every_s
+        kill_at = time.monotonic() + every_s if every_s else math.inf
+        waiting = list(range(len(self._workers)))
+        while waiting:
+            if time.monotonic() > limit:
+                raise RuntimeError(f"a worker has not answered for {_CHUNK_S:.0f} s")
+            if time.monotonic() > kill_at:
+                kill_at = time.monotonic() + every_s * self._dice.uniform(0.5, 1.5)
+                self._replace(self._dice.choice(waiting), chunk)
+            waiting = [place for place in waiting if not self._workers[place].has_answered()]
+
+    def _replace(self, place: int, chunk: range) -> None:
+        self._workers[place].kill()
+        self.counts["worker killed"] += 1
+        self._workers[place] = self._start(place)
+        self._workers[place].answer(_START_S)
+        self._workers[place].tell(chunk)
 
     def _logs(self) -> list[Path]:
         return sorted(self._folder.glob("*.jsonl"))
 
-    def _start(self, number: int) -> tuple[BaseProcess, Connection]:
-        here, there = _SPAWN.Pipe()
-        process = _SPAWN.Process(target=exit_now, args=(there, self._setup._replace(of=number)), daemon=True)
-        process.start()
+    def _start(self, place: int) -> Worker:
+        return Worker(self._setup._replace(of=next(self._numbers), place=place))
+
+
+class Worker:
+    """A worker's process, from outside."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._pipe, there = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=exit_now, args=(there, setup), daemon=True)
+        self._process.start()
         there.close()
-        return process, here
 
+    def tell(self, chunk: range) -> None:
+        """Let it work through these schedules."""
+        self._pipe.send(chunk)
 
-def _answer(process: tuple[BaseProcess, Connection], limit_s: float) -> None:
-    """Wait for the process to be done. Raises ``RuntimeError`` where something went wrong in it."""
-    _, pipe = process
-    if not pipe.poll(limit_s):
-        raise RuntimeError(f"a worker has not answered for {limit_s:.0f} s")
-    try:
-        told = pipe.recv()
-    except EOFError as error:
-        raise RuntimeError("a worker has died") from error
-    if told not in ("ready", "done"):
-        raise RuntimeError(f"a worker: {told}")
+    def has_answered(self) -> bool:
+        """Whether it is done, after a short wait."""
+        if not self._pipe.poll(_LOOK_S):
+            return False
+        self.answer(_LOOK_S)
+        return True
+
+    def answer(self, limit_s: float) -> None:
+        """Wait for it to be done. Raises ``RuntimeError`` where something went wrong in it."""
+        if not self._pipe.poll(limit_s):
+            raise RuntimeError(f"a worker has not answered for {limit_s:.0f} s")
+        try:
+            told = self._pipe.recv()
+        except EOFError as error:
+            raise RuntimeError("a worker has died") from error
+        if told not in ("ready", "done"):
+            raise RuntimeError(f"a worker: {told}")
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()

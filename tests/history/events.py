@@ -78,6 +78,11 @@ Event: TypeAlias = Run | Read | Told
 _KINDS: Mapping[str, type[Run] | type[Read] | type[Told]] = {kind.__name__: kind for kind in (Run, Read, Told)}
 
 
+def entry_of(kind: str, schedule: int, key: int) -> str:
+    """The name of an entry."""
+    return f"{kind}:{schedule}:{key}"
+
+
 def kind_of(entry: str) -> str:
     """The kind of function that an entry is of: entries are named ``kind:schedule:key``."""
     return entry.partition(":")[0]

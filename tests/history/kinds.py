@@ -7,23 +7,50 @@ plain function and as an ``async def``, so that threads and tasks share its entr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+from cachekit import Cache, Policy
 from history.checker import Terms
 from history.source import CELLS
-
-from cachekit import Cache, Policy
 
 KEYS = 3
 LONG_S, SHORT_S, STALE_S = 60.0, 0.004, 20.0
 _OWN = ("k{key}", "f")
+_TAGGED = (*_OWN, "t0", "r{key}")
 _READS = ("call", "call", "call", "call", "call", "call", "many", "many", "peek", "refresh")
 _TELLS = ("invalidate", "invalidate", "all", "expire")
+_TELLS_TAGGED = ("invalidate", "all", "tag", "tag", "row tags", "row tags")
+_SOFT = ("expire", "expire all", "expire all", "invalidate", "all")
+_SOFT_TAGGED = (*_TELLS_TAGGED, "expire all", "expire tag", "expire tag", "expire row tags", "expire row tags")
+_NAMED = ("invalidate", "all", "named", "named", "named", "expire named")
+_NESTED = (
+    "invalidate",
+    "all",
+    "inner",
+    "inner all",
+    "inner all",
+    "tag",
+    "tag",
+    "row tags",
+    "expire tag",
+    "expire inner all",
+)
+_NESTED_NAMED = (*_NESTED, "named", "named", "expire named")
+_SPACED = ("namespace", "namespace", "expire namespace", "all", "invalidate")
+
+
+class Shape(Enum):
+    """How a cached function is written."""
+
+    PLAIN = "plain"
+    BATCH = "batch"
 
 
 class Kind(NamedTuple):
-    """``policy``: what it is decorated with. ``cells``: what a run reads, by templates. ``reads`` and ``tells``: the
-    verbs, as often as they are to be used. ``fails``: how often a run raises. ``batch``: whether it is a loader.
+    """``policy``, ``options``: what it is decorated with. ``cells``: what a run reads, by templates. ``reads`` and
+    ``tells``: the verbs, as often as they are to be used. ``fails``: how often a run raises. ``names``: whether a run
+    names a tag, by what it has read, and then reads its cell too. ``inner``: the kind of function that a run calls.
     """
 
     policy: Mapping[str, Any]
@@ -32,29 +59,51 @@ class Kind(NamedTuple):
     tells: tuple[str, ...] = _TELLS
     terms: Terms = Terms()
     fails: float = 0.0
-    batch: bool = False
+    shape: Shape = Shape.PLAIN
     options: Mapping[str, Any] = {}
+    names: bool = False
+    inner: str = ""
 
     def reads_of(self, key: int) -> list[str]:
         """The cells that a run for this key reads."""
         return [cell.format(key=key) for cell in self.cells]
 
 
+def _space(schedule: int) -> str:
+    return f"space-{schedule}"
+
+
+_LOOSE = Terms(bounded=False)
 _SERVED_STALE = Terms(serves_s=SHORT_S + STALE_S, bounded=False)
+_SERVED_LONG = Terms(serves_s=LONG_S + STALE_S)
+_SERVED_LONG_LOOSE = _SERVED_LONG._replace(bounded=False)
+_INNER = ("i{key}", "g", "t0", "r{key}")
+_TAGS = {"tags": ["{schedule}-t0", "{schedule}-r{key}"]}
+_BATCH_TAGS = {"tags": ["{schedule}-t0", "{schedule}-r{keys}"]}
+_BRIEF = {"ttl": SHORT_S, "stale": STALE_S}
+_LASTING = {"ttl": LONG_S, "stale": STALE_S}
 
 KINDS: Mapping[str, Kind] = {
     "plain": Kind({"ttl": LONG_S}),
-    "expiring": Kind({"ttl": SHORT_S}, terms=Terms(bounded=False)),
-    "stale": Kind({"ttl": SHORT_S, "stale": STALE_S}, terms=_SERVED_STALE),
-    "background": Kind({"ttl": SHORT_S, "stale": STALE_S, "refresh": "background"}, terms=_SERVED_STALE),
-    "hurried": Kind({"ttl": SHORT_S, "stale": STALE_S, "soft_timeout": 0.0005}, terms=_SERVED_STALE),
-    "sliding": Kind({"ttl": 0.5, "sliding": True}, terms=Terms(bounded=False)),
-    "failing": Kind(
-        {"ttl": SHORT_S, "stale_if_error": STALE_S, "throttle": 0.002}, terms=Terms(bounded=False), fails=0.3
+    "expiring": Kind({"ttl": SHORT_S}, terms=_LOOSE),
+    "stale": Kind(_BRIEF, tells=(*_TELLS, *_SOFT), terms=_SERVED_STALE),
+    "background": Kind({**_BRIEF, "refresh": "background"}, tells=(*_TELLS, *_SOFT), terms=_SERVED_STALE),
+    "hurried": Kind({**_BRIEF, "soft_timeout": 0.0005}, tells=(*_TELLS, *_SOFT), terms=_SERVED_STALE),
+    "sliding": Kind({"ttl": 0.5, "sliding": True}, terms=_LOOSE),
+    "failing": Kind({"ttl": SHORT_S, "stale_if_error": STALE_S, "throttle": 0.002}, terms=_LOOSE, fails=0.3),
+    "batch": Kind({"ttl": LONG_S}, shape=Shape.BATCH),
+    "lasting": Kind(_LASTING, tells=_SOFT, terms=_SERVED_LONG),
+    "tagged": Kind({"ttl": LONG_S}, _TAGGED, tells=_TELLS_TAGGED, options=_TAGS),
+    "tagged lasting": Kind(_LASTING, _TAGGED, tells=_SOFT_TAGGED, terms=_SERVED_LONG, options=_TAGS),
+    "tagged background": Kind(
+        {**_BRIEF, "refresh": "background"}, _TAGGED, tells=_SOFT_TAGGED, terms=_SERVED_STALE, options=_TAGS
     ),
-    "batch": Kind({"ttl": LONG_S}, batch=True),
-    "lasting": Kind({"ttl": LONG_S, "stale": STALE_S}),
-}
+    "tagged batch": Kind(_LASTING, _TAGGED, tells=_SOFT_TAGGED, terms=_SERVED_LONG, shape=Shape.BATCH,
+                         options=_BATCH_TAGS),
+    "spaced": Kind(
+        _LASTING, (*_OWN, "ns"), tells=_SPACED, terms=_SERVED_LONG, options={"namespace": _space}
+    ),
+}  # fmt: skip
 
 TERMS: Mapping[str, Terms] = {name: kind.terms for name, kind in KINDS.items()}
 
@@ -64,28 +113,32 @@ assert all(cell in CELLS for kind in KINDS.values() for key in range(KEYS) for c
 class Runner(Protocol):
     """What runs the body of a cached function, and writes it down."""
 
-    def run(self, kind: str, schedule: int, keys: list[int]) -> list[Any]: ...
+    def run(self, kind: str, schedule: int, keys: list[int]) -> list[Any]:
+        """For a plain function."""
 
-    async def run_async(self, kind: str, schedule: int, keys: list[int]) -> list[Any]: ...
+    async def run_async(self, kind: str, schedule: int, keys: list[int]) -> list[Any]:
+        """For an ``async def``."""
 
 
 class Pair(NamedTuple):
-    """A cached function, for threads and for tasks. ``invalidate_all`` belongs to one lane of schedules, so each lane
-    has its own.
+    """A cached function, for threads and for tasks, and its cache. ``invalidate_all`` belongs to one lane of schedules,
+    so each lane has its own.
     """
 
     sync: Any
     aio: Any
+    cache: Cache
 
 
 def decorated(cache: Cache, name: str, lane: int, runner: Runner) -> Pair:
     """The function of that kind for one lane."""
     kind = KINDS[name]
-    plain, coroutine = _loaders(name, runner) if kind.batch else _functions(name, runner)
+    batch = kind.shape is Shape.BATCH
+    plain, coroutine = _loaders(name, runner) if batch else _functions(name, runner)
     for function in (plain, coroutine):
-        function.__name__ = function.__qualname__ = f"{name}_{lane}"
-    wrap: Any = (cache.batch if kind.batch else cache)(policy=Policy(**kind.policy), **kind.options)
-    return Pair(wrap(plain), wrap(coroutine))
+        function.__name__ = function.__qualname__ = f"{name.replace(' ', '_')}_{lane}"
+    wrap: Any = (cache.batch if batch else cache)(policy=Policy(**kind.policy), **kind.options)
+    return Pair(wrap(plain), wrap(coroutine), cache)
 
 
 def _functions(name: str, runner: Runner) -> tuple[Callable[..., Any], Callable[..., Any]]:

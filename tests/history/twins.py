@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from cachekit.codecs.envelope import Header
+from cachekit import policy as policies
 from cachekit.env import Env, Job
 from cachekit.flights import Flight, Flights
 from cachekit.flows import fill as fills
@@ -18,6 +18,11 @@ from cachekit.policy import Judgement, Verdict
 from cachekit.recipe import Recipe, numbers
 
 
+def _replace(owner: Any, name: str, instead: Any) -> None:
+    """Put something else in a guard's place."""
+    setattr(owner, name, instead)
+
+
 class Twin(NamedTuple):
     """A broken build: how it is broken, the kinds of functions that show it, and the rules that must find it."""
 
@@ -28,13 +33,13 @@ class Twin(NamedTuple):
 
 def store_without_cas() -> None:
     """A store goes in whatever stands there."""
-    request = leases.store_request
+    request: Any = leases.__dict__["store_request"]
 
     def careless(key: bytes, sealed: Any, cas: int, *others: Any) -> bytes:
         line, end, data = request(key, sealed, cas, *others).partition(b"\r\n")
         return b"".join([line.replace(b" C%d " % cas, b" "), end, data])
 
-    leases.store_request = careless
+    _replace(leases, "store_request", careless)
 
 
 def generations_after_the_run() -> None:
@@ -43,17 +48,19 @@ def generations_after_the_run() -> None:
 
     def late(job: Job, env: Env, lease: Lease, *others: Any) -> Flow[str]:
         opaque = env.opaque()
-        asked = b"".join([b"mg %b c O%d\r\n" % (key, opaque) for key in job.recipe.generations])
-        replies = yield Exchange(job.server, asked, len(lease.generations), opaque, retry=True)
+        groups = (*job.tags, *job.recipe.generations)
+        asked = b"".join([b"mg %b c O%d\r\n" % (key, opaque) for key in groups])
+        replies = yield Exchange(job.server, asked, len(groups), opaque, retry=True)
         now = numbers(replies.replies) or lease.generations
         return (yield from store(job, env, lease._replace(generations=now), *others))
 
-    fills.store = late
+    _replace(fills, "store", late)
 
 
 def one_server_bumped() -> None:
     """A bump goes to the first server only."""
-    tells.Gather = lambda exchanges: Gather(exchanges[:1])  # type: ignore[assignment,misc]
+    _replace(tells, "Gather", lambda exchanges: Gather(exchanges[:1]))
+    _replace(tells, "_tick_off", lambda server, lot, replies, waiting, codes: waiting.clear())
 
 
 def joined_by_key_alone() -> None:
@@ -67,12 +74,12 @@ def joined_by_key_alone() -> None:
                     return flight.join()
         return None
 
-    Flights.find = find  # type: ignore[method-assign]
+    _replace(Flights, "find", find)
 
 
 def soft_does_nothing() -> None:
     """``expire`` is acknowledged and changes nothing."""
-    Recipe.expire_request = lambda recipe, key, opaque, number=0: b"mg %b O%d\r\n" % (key, opaque)  # type: ignore[method-assign]
+    _replace(Recipe, "expire_request", lambda recipe, key, opaque, number=0: b"mg %b O%d\r\n" % (key, opaque))
 
 
 def no_lease() -> None:
@@ -83,15 +90,24 @@ def no_lease() -> None:
         judgement = judge(recipe, reply, *others)
         return judgement._replace(verdict=Verdict.MINE) if judgement.verdict is Verdict.BUSY else judgement
 
-    Recipe.judge = hasty  # type: ignore[method-assign]
+    _replace(Recipe, "judge", hasty)
 
 
+def tags_not_compared() -> None:
+    """An entry holds whatever has become of its tags, as long as its function's generation does."""
+    compare = policies.compare
+
+    def careless(entry: tuple[int, ...], now: tuple[int, ...] | None) -> Verdict:
+        return compare(entry[-1:], None if now is None else tuple(now[-1:]))
+
+    _replace(policies, "compare", careless)
 
 
 TWINS: Mapping[str, Twin] = {
     "store without CAS": Twin(store_without_cas, ("plain", "batch"), frozenset({"I3", "I4"})),
     "generations after the run": Twin(generations_after_the_run, ("plain", "batch"), frozenset({"I3"})),
     "one server bumped": Twin(one_server_bumped, ("plain",), frozenset({"I3"})),
+    "tags not compared": Twin(tags_not_compared, ("tagged", "tagged batch"), frozenset({"I3"})),
     "joined by key alone": Twin(joined_by_key_alone, ("plain",), frozenset({"I3"})),
     "soft does nothing": Twin(soft_does_nothing, ("lasting",), frozenset({"I3s"})),
     "no lease": Twin(no_lease, ("plain",), frozenset({"I5"})),

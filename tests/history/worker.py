@@ -19,37 +19,39 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cachekit import Cache
 from history.events import Log
-from history.kinds import KEYS, Pair, decorated
-from history.plan import Op, Plan, plan
+from history.kinds import KEYS, KINDS, Pair, decorated
+from history.plan import Op, Plan, Troubles, plan
 from history.source import Source
 from history.steps import Body, Hand
 from history.twins import break_guard
-
-from cachekit import Cache
 
 THREADS, TASKS = 2, 2
 PARTICIPANTS = THREADS + TASKS
 _SETTLE_S = 0.002
 _PHASES = 2
-_LIMIT_S = 3.0
+_PATIENT_S, _HURRIED_S = 3.0, 0.3
 
 
 class Setup(NamedTuple):
-    """What a worker is told at its start. ``of``: its number among ``processes``; ``seed``: that of schedule 0.
-    ``twin``: the name of the guard that is to be taken out, "" for none.
+    """What a worker is told at its start. ``of``: its number, which no other process ever has; ``place``: that among
+    the ``processes``, which it takes over from a killed one. ``seed``: that of schedule 0; each next has one that is
+    ``step`` more. ``twin``: the guard that is to be taken out, "" for none. ``troubles``: its own.
     """
 
     of: int
+    place: int
     processes: int
     lanes: int
     addresses: Sequence[str]
     folder: Path
     kinds: Sequence[str]
     seed: int
+    step: int
     schedules: int
     twin: str = ""
-    cancels: float = 0.0
+    troubles: Troubles = Troubles()
 
 
 def work(pipe: Connection, setup: Setup) -> None:
@@ -76,9 +78,10 @@ class Worker:
         self.source = Source(setup.folder / "source", setup.schedules)
         self.gates = Gates(setup)
         self.cache = Cache(list(setup.addresses), prefix="history")
-        body = Body(setup.of, self.source, self.log)
         lanes = range(setup.lanes)
-        self.functions = {(name, lane): decorated(self.cache, name, lane, body) for name in setup.kinds for lane in lanes}
+        body = Body(setup.of, self.source, self.log, self.inner)
+        names = {*setup.kinds, *(kind.inner for kind in map(KINDS.__getitem__, setup.kinds) if kind.inner)}
+        self.functions = {(name, lane): decorated(self.cache, name, lane, body) for name in names for lane in lanes}
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -94,12 +97,21 @@ class Worker:
         self.loop.close()
         self.cache.close()
 
+    def inner(self, kind: str, schedule: int) -> Pair:
+        """The function of that kind for the lane of a schedule."""
+        return self.functions[kind, schedule % self.setup.lanes]
+
     def run(self, schedules: range) -> None:
         """All lanes at once; raises the first exception of one."""
         lanes = self.setup.lanes
         with ThreadPoolExecutor(lanes) as threads:
-            shares = [[number for number in schedules if number % lanes == lane] for lane in range(lanes)]
-            for done in [threads.submit(self._lane, lane, share) for lane, share in enumerate(shares)]:
+            shares = [
+                [number for number in schedules if number % lanes == lane and not self.gates.passed(lane, number)]
+                for lane in range(lanes)
+            ]
+            others = [threads.submit(self._lane, lane, shares[lane]) for lane in range(1, lanes)]
+            self._lane(0, shares[0])  # here, since signals come to the main thread only
+            for done in others:
                 done.result()
 
     def _lane(self, lane: int, schedules: list[int]) -> None:
@@ -114,20 +126,21 @@ class Schedule:
     def __init__(self, worker: Worker, lane: int, number: int) -> None:
         setup = worker.setup
         self._worker, self._lane, self._number = worker, lane, number
-        everybody = plan(setup.seed + number, PARTICIPANTS * setup.processes, setup.kinds, cancels=setup.cancels)
-        mine = everybody.ops[PARTICIPANTS * setup.of : PARTICIPANTS * (setup.of + 1)]
+        everybody = plan(setup.seed + setup.step * number, PARTICIPANTS * setup.processes, setup.kinds, setup.troubles)
+        mine = everybody.ops[PARTICIPANTS * setup.place : PARTICIPANTS * (setup.place + 1)]
         self._plan = Plan(everybody.kind, mine)
-        self._pair: Pair = worker.functions[self._plan.kind, lane]
+        self._pair = worker.inner(self._plan.kind, number)
 
     def conduct(self, helpers: ThreadPoolExecutor) -> None:
         """The whole of it."""
         gates = self._worker.gates
-        gates.wait(self._lane, _PHASES * self._number + 1)
+        gates.wait(self._lane, _PHASES * self._number)
         self._all(helpers, self._plan.ops)
-        gates.wait(self._lane, _PHASES * self._number + 2)
+        gates.wait(self._lane, _PHASES * self._number + 1)
         time.sleep(_SETTLE_S)  # for what goes on in the background
         last = [Op(0.0, "call", (key,)) for key in range(KEYS)]
         self._all(helpers, [last if number in (0, THREADS) else () for number in range(PARTICIPANTS)])
+        gates.leave(self._lane, _PHASES * (self._number + 1))
 
     def _all(self, helpers: ThreadPoolExecutor, ops: Sequence[Sequence[Op]]) -> None:
         """Everybody's ops, side by side."""
@@ -143,6 +156,7 @@ class Schedule:
 
     def _thread(self, number: int, ops: Sequence[Op]) -> None:
         hand = self._hand(f"thread {number}")
+        hand.interruptible = self._lane == 0 and number == 0
         for op in ops:
             hand.do(op, self._plan.kind, self._number, self._pair)
 
@@ -152,26 +166,37 @@ class Schedule:
             await hand.do_async(op, self._plan.kind, self._number, self._pair)
 
     def _hand(self, name: str) -> Hand:
-        return Hand(self._worker.setup.of, name, self._worker.source, self._worker.log)
+        return Hand(self._worker.setup.of, name, self._worker.source, self._worker.log, self._worker.inner)
 
 
 class Gates:
-    """Where the conductors of a lane wait for one another: each says in his own place how far he is."""
+    """Where the conductors of a lane wait for one another: each says in his own place how far he is. Each schedule is
+    two phases; a process that takes a killed one's place goes on where that was.
+    """
 
     def __init__(self, setup: Setup) -> None:
         with open(setup.folder / "gates", "a+b") as file:
             file.truncate(8 * setup.processes * setup.lanes)
-            self._places = memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
-        self._processes, self._lanes, self._of = setup.processes, setup.lanes, setup.of
+            self._phases = memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
+        self._processes, self._lanes, self._place = setup.processes, setup.lanes, setup.place
+        self._limit_s = _PATIENT_S if setup.troubles == Troubles() else _HURRIED_S
 
     def wait(self, lane: int, phase: int) -> None:
-        """Come to ``phase``, and wait for the others, but not for ever: one may have been killed."""
-        self._places[self._of * self._lanes + lane] = phase
-        limit, pause_s = time.monotonic() + _LIMIT_S, 0.0002
+        """Be ready for ``phase``, and wait until the others are, but not for ever: one may have been killed."""
+        self.leave(lane, phase + 1)
+        limit, pause_s = time.monotonic() + self._limit_s, 0.0002
         others = [each * self._lanes + lane for each in range(self._processes)]
-        while any(self._places[place] < phase for place in others) and time.monotonic() < limit:
+        while any(self._phases[place] <= phase for place in others) and time.monotonic() < limit:
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, 0.002)
+
+    def leave(self, lane: int, phases: int) -> None:
+        """So many phases were begun."""
+        self._phases[self._place * self._lanes + lane] = phases
+
+    def passed(self, lane: int, schedule: int) -> bool:
+        """Whether this place has begun that schedule already."""
+        return self._phases[self._place * self._lanes + lane] > _PHASES * schedule
 
 
 def exit_now(pipe: Connection, setup: Setup) -> None:

@@ -144,6 +144,7 @@ class FakeFleet:
         self.fakes = [FakeServer(name, self.log) for name in self.names]
         self.rows: list[list[FakeConnection]] = [[] for _ in self.servers]
         self.failures: list[tuple[int, ServerError]] = []
+        self.suspects: set[int] = set()
 
     @property
     def real(self) -> Fleet:

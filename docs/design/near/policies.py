@@ -32,7 +32,7 @@ class Lru:
 
 
 class Arc:
-    """"ARC: A Self-Tuning, Low Overhead Replacement Cache", FAST 2003, figure 4."""
+    """ "ARC: A Self-Tuning, Low Overhead Replacement Cache", FAST 2003, figure 4."""
 
     def __init__(self, size: int) -> None:
         self.size, self.target = size, 0.0
@@ -85,7 +85,7 @@ class Arc:
 
 
 class S3Fifo:
-    """"FIFO queues are all you need for cache eviction", SOSP 2023, algorithm 1."""
+    """ "FIFO queues are all you need for cache eviction", SOSP 2023, algorithm 1."""
 
     def __init__(self, size: int, small: float = 0.1, ghosts: float = 0.9, promote: int = 2) -> None:
         self.size, self.small_size = size, max(1, int(size * small))
@@ -135,7 +135,7 @@ class S3Fifo:
 
 
 class Sieve:
-    """"SIEVE is Simpler than LRU", NSDI 2024, algorithm 1; the queue is a ring of slots that the hand walks."""
+    """ "SIEVE is Simpler than LRU", NSDI 2024, algorithm 1; the queue is a ring of slots that the hand walks."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -23,7 +23,8 @@ MAX_LINE_BYTES: Final = 8192
 
 # Bounded, so that what matches is shorter than MAX_LINE_BYTES: memcached's own lines have at most 4096 bytes.
 _SHOWN = re.compile(
-    rb"^ts=[^ \n]{1,64} gid=[^ \n]{1,64} type=(?:item_store|deleted) key=([^ \r\n]{1,1024})(?: [^\n]{0,1024})?\n", re.M
+    rb"^ts=[^ \n]{1,64} gid=[^ \n]{1,64} type=(?:item_store|deleted) key=([^ \r\n]{1,1024})(?: [^\n]{0,1024})?\n",
+    re.MULTILINE,
 ).findall
 _MUTATION = re.compile(rb" type=(?:item_store|deleted)\b").search
 _PLAIN = re.compile(rb"[A-Za-z0-9._~-]*").fullmatch
@@ -33,12 +34,14 @@ _ESCAPE = re.compile(rb"%(..)")
 
 class Heard(NamedTuple):
     """What some bytes of the stream told: ``keys`` that were stored or deleted, in order; how many lines the server has
-    ``skipped``, or wrote so that they can't be read; and lines that are no events, which answer a command.
+    ``skipped``, or wrote so that they can't be read; lines that are no events, which answer a command; and how many
+    ``lines`` that were.
     """
 
     keys: list[bytes]
     skipped: int
     answers: list[bytes]
+    lines: int
 
 
 class Lines:
@@ -64,26 +67,25 @@ class Lines:
         data = self._rest + data
         cut = data.rfind(b"\n") + 1
         whole, self._rest = data[:cut], data[cut:]
-        heard = Heard([], 0, [])
-        names = _SHOWN(whole)
-        if len(names) != whole.count(b"\n"):
-            heard = _odd(whole)
+        names, lines = _SHOWN(whole), whole.count(b"\n")
+        skipped, answers = (0, []) if len(names) == lines else _odd(whole)
         if len(self._rest) > MAX_LINE_BYTES:
             raise ProtocolError(f"a line of more than {MAX_LINE_BYTES} bytes in a watch stream")
-        unread = heard.skipped
+        keys = []
         for name in names:
             if name.startswith(self._wanted):
                 key = decoded(name)
-                if key is None:
-                    unread += 1
+                if key is not None:
+                    keys.append(key)
                 else:
-                    heard.keys.append(key)
-        return Heard(heard.keys, unread, heard.answers)
+                    skipped += 1
+        return Heard(keys, skipped, answers, lines)
 
 
-def _odd(whole: bytes) -> Heard:
-    """What the lines tell that are not plain events."""
-    skipped, answers = 0, []
+def _odd(whole: bytes) -> tuple[int, list[bytes]]:
+    """How many lines were skipped, or can't be read; and those that are no events."""
+    skipped = 0
+    answers: list[bytes] = []
     for line in whole.split(b"\n")[:-1]:
         if len(line) > MAX_LINE_BYTES:
             raise ProtocolError(f"a line of more than {MAX_LINE_BYTES} bytes in a watch stream")
@@ -93,7 +95,7 @@ def _odd(whole: bytes) -> Heard:
             answers.append(line.rstrip(b"\r"))
         elif _MUTATION(line) and not _SHOWN(line + b"\n"):
             skipped += 1  # whose key it tells of can't be read: as good as skipped
-    return Heard([], skipped, answers)
+    return skipped, answers
 
 
 def encoded(key: bytes) -> bytes:

@@ -1,0 +1,43 @@
+"""Histories of several processes on real servers: our own build keeps every promise, and each build with a guard taken
+out is caught. The long run is ``make soak``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from history.arena import Arena
+from history.kinds import OUTER
+from history.soak import soak
+from history.twins import TWINS
+
+SCHEDULES, TWIN_SCHEDULES, TWIN_ROUNDS = 280, 60, 5
+SEED = 20261122
+
+
+def test_no_promise_is_broken() -> None:
+    """Reads, fills, invalidations and bumps of every kind, at random, in several processes: no violation."""
+    with Arena(SCHEDULES, seed=SEED) as arena:
+        outcome = soak(arena, SCHEDULES)
+    assert outcome.violations == []
+    assert outcome.counts["reads returned"] > 20 * SCHEDULES
+    assert outcome.counts["invalidations acknowledged"] > 3 * SCHEDULES
+    assert outcome.counts["invalidations not acknowledged"] == 0
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_broken_build_is_caught(name: str) -> None:
+    """A build with one guard taken out breaks the promise that the guard is there for, and the checker sees it."""
+    twin = TWINS[name]
+    found: set[str] = set()
+    with Arena(TWIN_ROUNDS * TWIN_SCHEDULES, seed=SEED, kinds=twin.kinds, twin=name) as arena:
+        for _ in range(TWIN_ROUNDS):
+            found |= {violation.rule for violation in soak(arena, TWIN_SCHEDULES).violations}
+            if found & twin.rules:
+                break
+    assert found & twin.rules
+
+
+def test_every_kind_is_used() -> None:
+    """The schedules of the short run come to every kind of function."""
+    assert 10 * len(OUTER) <= SCHEDULES
