@@ -12,13 +12,14 @@ engine_runs || { have docker && have dockerd; } || missing+=(docker.io)
 engine_runs || have iptables || missing+=(iptables)
 docker compose version >/dev/null 2>&1 || have docker-compose || missing+=(docker-compose)
 have openssl || missing+=(openssl)
+have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 [ -e /usr/share/dict/words ] || missing+=(wamerican) # examples/words.py
 
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! have apt-get; then
     echo "The tests need, and here is no apt-get to install them with: ${missing[*]}" >&2
-    echo "On a Mac: brew install memcached colima docker docker-compose && colima start" >&2
+    echo "On a Mac: brew install memcached postgresql colima docker docker-compose && colima start" >&2
     echo "Elsewhere: install them with your package manager, and start the Docker engine." >&2
     exit 1
 fi

@@ -188,23 +188,24 @@ def test_who_wants_errors_raised_gets_them_and_it_is_kept(
     world.close()
 
 
+@pytest.mark.parametrize("reader", ["get", "call"])
 def test_an_interrupted_invalidation_counts_as_undelivered(
-    unprobed: None, world: World, monkeypatch: pytest.MonkeyPatch
+    unprobed: None, world: World, reader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody knows whether the server has got it; so it is told again."""
-    world.warm(1, 2)
-    monkeypatch.setattr(Connection, "exchange", _interrupted)
-    for verb in (lambda: world.cache.delete("k1"), lambda: world.simple.invalidate(1)):
+
+    def interrupted(self: Connection, *args: Any) -> None:
+        self.close()
+        raise KeyboardInterrupt
+
+    world.warm(1)
+    world.version = NEW
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "exchange", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            verb()
-    assert sum(world.cache.stats().replay.values()) == 2
-    monkeypatch.undo()
-    assert (world.cache.get("k1", NEW), world.cache.get("k2")) == (NEW, OLD)
-
-
-def _interrupted(self: Connection, *args: Any) -> None:
-    self.close()
-    raise KeyboardInterrupt
+            invalidate(world, reader, 1)
+    assert sum(world.cache.stats().replay.values()) == 1
+    assert READERS[reader](world, 1) == NEW
 
 
 def test_a_cancelled_invalidation_counts_as_undelivered(unprobed: None, world: World, mortal: Memcached) -> None:
@@ -295,6 +296,7 @@ def test_two_servers_are_told_at_once(unprobed: None) -> None:
         one.pause()
         two.pause()
         assert len(cache.delete_many(keys)) == 50
+        cache._fleet.versions_known.update((0, 1))  # to ask for them costs a deadline as well
         began = time.monotonic()
         assert cache.get_many(keys) == {}
         assert time.monotonic() - began < 0.55
@@ -402,7 +404,7 @@ def test_the_end_of_the_process(mortal: Memcached, how: str) -> None:
         mortal.resume()
         if how == "silent":
             assert f"memcached server {mortal.name} was never told 1 invalidations" in aside
-            assert cache.get("k") == 1
+            assert prefix not in aside
         else:
             assert gone(mortal, prefixed(cache, "k"))
             assert aside == ""

@@ -42,9 +42,10 @@ def reader(recipe: Recipe, loops: Loops, env: Env, name: str, tags: TagsOf | Non
     slow = _SlowPath(recipe, loops, env, tags)
     if recipe.ttl == 0:
         return slow.uncached
-    if not recipe.enveloped or tags is not None or len(recipe.generations) > 1:
+    if not recipe.enveloped:
         return slow.from_the_start
-    read = _under_a_generation(slow) if recipe.generations else _under_none(slow)
+    one = tags is None and len(recipe.generations) == 1
+    read = _under_a_generation(slow) if one else _under_its_own(slow)
     # Its coroutines bear the user's name in the warning about a forgotten await, and in what a task shows of itself.
     read.__name__ = read.__qualname__ = name
     return read
@@ -88,22 +89,23 @@ def _under_a_generation(slow: _SlowPath) -> Reader:
     return read
 
 
-def _under_none(slow: _SlowPath) -> Reader:
-    """Reads of entries over which no generation stands."""
-    recipe, loops, env = slow.recipe, slow.loops, slow.env
-    roster, fleets, template = loops.roster, loops.fleets, recipe.read_template
+def _under_its_own(slow: _SlowPath) -> Reader:
+    """Each read asks for its generations itself: those of its own tags, of a namespace, or none at all."""
+    recipe, loops, env, tags_of = slow.recipe, slow.loops, slow.env, slow.tags_of
+    roster, fleets, common = loops.roster, loops.fleets, len(recipe.generations)
     table, mask, suspects = roster.ring.table, roster.ring.mask, roster.suspects
     tokens, glance, explicit = env.opaques, glance_at(recipe, env), env.explicit
-    inside = FILLING.get  # inside of a run, that run must know of this call: the flows tell it
+    inside = FILLING.get  # as above
 
     async def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tags = tags_of(*args, **kwargs) if tags_of is not None else ()
         index = table[crc32(key) & mask]
         fleet = fleets.get(get_running_loop())
         if fleet is None or index in suspects or (line := fleet.lines[index]) is None:
             return await slow.from_the_start(key, function, args, kwargs)
-        opaque = next(tokens)
-        request = recipe.read(key, opaque, env.number(index)) if index in explicit else template % (key, opaque)
-        answer = line.ask(request, 1)
+        opaque, groups = next(tokens), len(tags) + common
+        request = recipe.read(key, opaque, env.number(index) if index in explicit else 0, tags=tags)
+        answer = line.ask(request, 1 + groups)
         try:
             data = await answer
         except ServerError as error:
@@ -111,7 +113,7 @@ def _under_none(slow: _SlowPath) -> Reader:
         except BaseException:
             slow.left(slow.job(key, function, args, kwargs), fleet, line, answer, opaque)
             raise
-        value = NOT_PLAIN if inside() else glance(key, data, opaque, index)
+        value = NOT_PLAIN if inside() else glance(key, data, opaque, index, None, groups)
         if value is not NOT_PLAIN and value is not EARLY:
             return value
         job = slow.job(key, function, args, kwargs)

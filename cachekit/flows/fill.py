@@ -287,9 +287,9 @@ def _claimed(job: Job, env: Env) -> Flow[Replies]:
     where the connection turns out to have been closed, the read alone is made on another. Raises ``ServerError``.
     """
     try:
-        return (yield claim(job, env))  # type: ignore[no-any-return]
+        return (yield claim(job, env, closer=True))  # type: ignore[no-any-return]
     except Unreachable:
-        return (yield read(job, env))  # type: ignore[no-any-return]
+        return (yield read(job, env, closer=True))  # type: ignore[no-any-return]
 
 
 def refresh(job: Job, env: Env) -> Flow[Any]:

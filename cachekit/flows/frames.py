@@ -52,12 +52,16 @@ class Notes:
         return bool(self.tags or self.inherited or self.unsure)
 
     def inherit(self, server: str, key: bytes, stood: Stood) -> None:
-        """A cached call inside stood under that. Of two numbers the lower holds: part of the result is as old."""
+        """A cached call inside stood under that. Two calls that stood under different numbers show that it was bumped
+        during the run: then the result stands under none that will ever be.
+        """
         if self.inherited is None:
             self.inherited = {}
         known = self.inherited.get((server, key))
         if known is not None:
-            number, since = min(known.number, stood.number), min(known.since, stood.since)
+            # Not the lower of them: numbers that clients choose go by their clocks.
+            number = known.number if known.number == stood.number else 0
+            since = min(known.since, stood.since)
             stood = Stood(number, since, known.boot or stood.boot)
         self.inherited[server, key] = stood
 

@@ -77,12 +77,12 @@ def read(job: Job, env: Env, *, closer: bool = False) -> Exchange:
     return Exchange(job.server, request, job.expected, opaque, retry=True, lost=partial(env.read_lost, job.key))
 
 
-def claim(job: Job, env: Env) -> Exchange:
+def claim(job: Job, env: Env, *, closer: bool = False) -> Exchange:
     """Read again, and ask for the right to refresh what stands there. Sent once: a second one would find the first
-    one's claim.
+    one's claim. ``closer``: as for ``read``.
     """
     opaque = env.opaque()
-    request = job.recipe.read(job.key, opaque, env.number(job.server), claim=True, tags=job.tags)
+    request = job.recipe.read(job.key, opaque, env.number(job.server), claim=True, closer=closer, tags=job.tags)
     return Exchange(job.server, request, job.expected, opaque)
 
 

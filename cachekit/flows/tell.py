@@ -24,7 +24,7 @@ from cachekit.flows.collect import put_off
 from cachekit.hooks import Invalidate
 from cachekit.keys.tags import checked_tag, namespace_key, tag_key
 from cachekit.meta import Reply, md
-from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather, Replies
+from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather
 from cachekit.recipe import TAG_LIFE_S, Recipe, softened_record
 from cachekit.tally import Tally
 from cachekit.tombstones import is_gone, notice

@@ -35,9 +35,10 @@ class DjangoTransaction(Transaction):
 
     def _decorated(self, function: Callable[..., Any], asynchronous: bool) -> Callable[..., Any]:
         if asynchronous:
+            name = getattr(function, "__qualname__", type(function).__name__)
             raise ConfigurationError(
-                f"Django's transactions are synchronous, and {getattr(function, '__qualname__', function)} is a coroutine "
-                "function: decorate a plain one that sync_to_async() calls"
+                f"Django's transactions are synchronous, and {name} is a coroutine function: decorate a plain one that "
+                "sync_to_async() calls"
             )
         return super()._decorated(function, asynchronous)
 

@@ -81,13 +81,14 @@ _INNER = ("i{key}", "g", "t0", "r{key}")
 _TAGS = {"tags": ["{schedule}-t0", "{schedule}-r{key}"]}
 _BATCH_TAGS = {"tags": ["{schedule}-t0", "{schedule}-r{keys}"]}
 _BRIEF = {"ttl": SHORT_S, "stale": STALE_S}
+_BEHIND = {**_BRIEF, "refresh": "background"}
 _LASTING = {"ttl": LONG_S, "stale": STALE_S}
 
 KINDS: Mapping[str, Kind] = {
     "plain": Kind({"ttl": LONG_S}),
     "expiring": Kind({"ttl": SHORT_S}, terms=_LOOSE),
     "stale": Kind(_BRIEF, tells=(*_TELLS, *_SOFT), terms=_SERVED_STALE),
-    "background": Kind({**_BRIEF, "refresh": "background"}, tells=(*_TELLS, *_SOFT), terms=_SERVED_STALE),
+    "background": Kind(_BEHIND, tells=(*_TELLS, *_SOFT), terms=_SERVED_STALE),
     "hurried": Kind({**_BRIEF, "soft_timeout": 0.0005}, tells=(*_TELLS, *_SOFT), terms=_SERVED_STALE),
     "sliding": Kind({"ttl": 0.5, "sliding": True}, terms=_LOOSE),
     "failing": Kind({"ttl": SHORT_S, "stale_if_error": STALE_S, "throttle": 0.002}, terms=_LOOSE, fails=0.3),
@@ -95,15 +96,22 @@ KINDS: Mapping[str, Kind] = {
     "lasting": Kind(_LASTING, tells=_SOFT, terms=_SERVED_LONG),
     "tagged": Kind({"ttl": LONG_S}, _TAGGED, tells=_TELLS_TAGGED, options=_TAGS),
     "tagged lasting": Kind(_LASTING, _TAGGED, tells=_SOFT_TAGGED, terms=_SERVED_LONG, options=_TAGS),
-    "tagged background": Kind(
-        {**_BRIEF, "refresh": "background"}, _TAGGED, tells=_SOFT_TAGGED, terms=_SERVED_STALE, options=_TAGS
-    ),
-    "tagged batch": Kind(_LASTING, _TAGGED, tells=_SOFT_TAGGED, terms=_SERVED_LONG, shape=Shape.BATCH,
-                         options=_BATCH_TAGS),
-    "spaced": Kind(
-        _LASTING, (*_OWN, "ns"), tells=_SPACED, terms=_SERVED_LONG, options={"namespace": _space}
-    ),
-}  # fmt: skip
+    "tagged background": Kind(_BEHIND, _TAGGED, tells=_SOFT_TAGGED, terms=_SERVED_STALE, options=_TAGS),
+    "tagged batch": Kind(_LASTING, _TAGGED, _READS, _SOFT_TAGGED, _SERVED_LONG, shape=Shape.BATCH, options=_BATCH_TAGS),
+    "spaced": Kind(_LASTING, (*_OWN, "ns"), tells=_SPACED, terms=_SERVED_LONG, options={"namespace": _space}),
+    "named": Kind(_LASTING, tells=_NAMED, terms=_SERVED_LONG_LOOSE, names=True),
+    "named batch": Kind(_LASTING, tells=_NAMED, terms=_SERVED_LONG_LOOSE, names=True, shape=Shape.BATCH),
+    "nested": Kind(_LASTING, tells=_NESTED, terms=_SERVED_LONG_LOOSE, inner="inner"),
+    "nested stale": Kind(_BRIEF, tells=_NESTED, terms=_SERVED_STALE, inner="inner"),
+    "nested batch": Kind({"ttl": LONG_S}, tells=_NESTED, terms=_LOOSE, inner="inner batch"),
+    "nested named": Kind({"ttl": LONG_S}, tells=_NESTED_NAMED, terms=_LOOSE, inner="inner named"),
+    "batch nested": Kind({"ttl": LONG_S}, tells=_NESTED, terms=_LOOSE, inner="inner", shape=Shape.BATCH),
+    "inner": Kind(_LASTING, _INNER, terms=_SERVED_LONG_LOOSE, options=_TAGS),
+    "inner batch": Kind({"ttl": LONG_S}, _INNER, terms=_LOOSE, options=_BATCH_TAGS, shape=Shape.BATCH),
+    "inner named": Kind({"ttl": LONG_S}, _INNER, terms=_LOOSE, options=_TAGS, names=True),
+}
+OUTER = tuple(name for name in KINDS if not name.startswith("inner"))
+"""The kinds that schedules are about."""
 
 TERMS: Mapping[str, Terms] = {name: kind.terms for name, kind in KINDS.items()}
 
