@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cachekit.async_function import AsyncCachedFunction, AsyncCall
     from cachekit.batch import BatchFunction
     from cachekit.flows.look import Explanation
+    from cachekit.near.option import Near
 
 __version__ = "0.1.0"
 
@@ -61,6 +62,7 @@ __all__ = [
     "Info",
     "Key",
     "Miss",
+    "Near",
     "Policy",
     "ProtocolError",
     "Refused",
@@ -84,6 +86,7 @@ _WHERE = {
     "AsyncCachedFunction": "async_function",
     "AsyncCall": "async_function",
     "BatchFunction": "batch",
+    "Near": "near.option",
 }
 """Names that few programs need, and the modules that hold them."""
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from cachekit.function import CachedClassFunction
     from cachekit.keys.compile import KeyMaker, Tags
     from cachekit.methods import CachedClassMethod, TakesClass, Unsaid
+    from cachekit.near.option import Near
     from cachekit.testing.clock import ManualClock
 
 P = ParamSpec("P")
@@ -230,6 +231,7 @@ class Cache(Verbs, Writers):
         namespace: str | Callable[..., str] | None = ...,
         tags: Tags = ...,
         version: int | str | None = ...,
+        near: Near | SpanLike | Unset | None = ...,
         codec: Any = ...,
         cache_if: Callable[[Any], object] | Unset | None = ...,
         policy: Policy | None = ...,
@@ -251,6 +253,8 @@ class Cache(Verbs, Writers):
                 ``invalidate_tags("user:42")`` voids every entry that bears one.
             version: a number or text to change when the result's meaning changes; ``"source"``: a fingerprint of the
                 source.
+            near: how long a result may be served from the memory of this process, off by default: a span, or a ``Near``
+                with bounds.
             codec: how values are written, by name or as a codec.
             cache_if: a predicate on the result; false: it is returned and not stored.
             policy: a ``Policy`` for what is not said here.
@@ -342,6 +346,9 @@ class Cache(Verbs, Writers):
             max_value_bytes=self._max_value_bytes,
             prefix=self._prefix,
         )
+        recipe.near = self._env.near_tier(chosen.near)
+        if recipe.near is not None and self._env.near is not None:
+            recipe.tally.settle = functools.partial(self._env.near.settle, recipe.near)
         self._recipes.append(recipe)
         return recipe
 

@@ -57,6 +57,12 @@ def _check_soft_timeout(name: str, value: Any) -> None:
         parse_span(name, value)
 
 
+def _check_near(name: str, value: Any) -> None:
+    from cachekit.near.option import near_of  # noqa: PLC0415 - few programs have one (docs/design/imports.md)
+
+    near_of(value)
+
+
 CHECKS: Final[dict[str, Any]] = {
     "ttl": lambda _, value: parse_ttl(value),
     "stale": parse_span,
@@ -73,6 +79,7 @@ CHECKS: Final[dict[str, Any]] = {
     "codec": _check_codec,
     "group": _check_flag,
     "lease": _check_lease,
+    "near": _check_near,
 }
 """For each field of a policy, what raises ``ConfigurationError`` for a value that means nothing."""
 
@@ -106,5 +113,7 @@ def contradiction(own: Any, whole: Any) -> None:
             f"soft_timeout={own.soft_timeout!r} needs stale= or stale_if_error=: "
             "without them there is nothing to serve when it is over"
         )
+    if own.near not in (UNSET, None, False) and ttl == 0:
+        raise ConfigurationError(f"near={own.near!r} contradicts {never}")
     if own.error_ttl is not UNSET and whole.errors == ():
         raise ConfigurationError(f"error_ttl={own.error_ttl!r} needs errors=(…): which failures to cache")

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-OPTIONS = ("ttl", "stale", "refresh", "tags", "key", "ignore", "namespace", "version", "codec", "cache_if", "policy")
+OPTIONS = (
+    "ttl", "stale", "refresh", "tags", "key", "ignore", "namespace", "version", "near", "codec", "cache_if", "policy"
+)  # fmt: skip
 """What ``@cache`` takes; everything else is a ``Policy``'s."""
 
 

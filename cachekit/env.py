@@ -13,14 +13,19 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cachekit.codecs.envelope import Header
 from cachekit.flights import Flights
 from cachekit.hooks import Fill, Hit, Hooks, Miss, Trouble, Wait
-from cachekit.meta import md
+from cachekit.meta import Reply, md
+from cachekit.policy import STANDS, Judgement, Verdict
 from cachekit.recipe import Recipe
 from cachekit.tally import Tally
+
+if TYPE_CHECKING:
+    from cachekit.near.hub import Hub
+    from cachekit.near.tier import Tier
 
 logger = logging.getLogger("cachekit")
 
@@ -35,6 +40,7 @@ _REMEMBERED = 4096
 class Job(NamedTuple):
     """One call: which entry it concerns, on which server, and how to compute its value. Arguments stay inside
     ``compute``. ``tags``: wire keys of the records that stand over this entry alone, its tags' first of all.
+    ``ticket``: when the call began, where what it brings may be kept in the near tier.
     """
 
     recipe: Recipe
@@ -42,6 +48,7 @@ class Job(NamedTuple):
     server: int
     compute: Callable[[], Any]
     tags: tuple[bytes, ...] = ()
+    ticket: Any = None
 
     @property
     def groups(self) -> tuple[bytes, ...]:
@@ -71,6 +78,8 @@ class Env:
         self.luck: Callable[[], float] = _exponential
         self.opaques = itertools.count(1)
         self._waits_by: Callable[[], float] | None = None
+        self.near: "Hub | None" = None
+        """What keeps the near tiers, where a function has one."""
         self.explicit: set[int] = set()
         """Indexes of the servers that take a CAS number from their client."""
         self.keep: Callable[..., None] = _keep_nothing
@@ -145,10 +154,32 @@ class Env:
         ago_s = self.monotonic() - at
         return ago_s <= _CLAIM_LOST_S if age_s is None else abs(ago_s - age_s) <= 1.5
 
+    def judge(self, job: Job, reply: Reply, generations: tuple[int, ...] | None, eagerness: float = 0.0) -> Judgement:
+        """What ``reply`` to a read of ``job`` means now, under ``generations``."""
+        judgement = job.recipe.judge(reply, generations, job.key, self.now(), eagerness)
+        if not self.distrust or judgement.header is None or judgement.verdict not in STANDS:
+            return judgement
+        lost = judgement.header.created_ms < self.distrust.get(job.server, 0.0) * 1000.0
+        return judgement._replace(verdict=Verdict.VOID) if lost else judgement
+
     def touched(self, key: bytes) -> None:
         """An invalidation of ``key``, an entry's or a group record's, is under way or was acknowledged: nothing that
         this process keeps of it holds any more.
         """
+        if self.near is not None:
+            self.near.touch(key)
+
+    def near_tier(self, near: Any) -> "Tier | None":
+        """The store that ``near=`` means, made at first need; None where it is off."""
+        if near is None or near is False:
+            return None
+        from cachekit.near.hub import Hub  # noqa: PLC0415 - few programs have one (docs/design/imports.md)
+        from cachekit.near.option import near_of  # noqa: PLC0415
+
+        if self.near is None:
+            self.near = Hub(self.opaques, self.monotonic)
+        chosen = near_of(near)
+        return None if chosen is None else self.near.tier(chosen)
 
     def removal(self, key: bytes, opaque: int) -> bytes:
         """A request that removes what stands under ``key``, visibly where somebody may watch."""
@@ -167,6 +198,8 @@ class Env:
 
     def forked(self) -> None:
         """This is a child process now: the parent's runs under way will never land here."""
+        if self.near is not None:
+            self.near.forked()
         self.flights = Flights()
 
     def trouble(self, job: Job, error: Exception) -> None:

@@ -50,6 +50,7 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
     tally, unpack_head, now, draw, on_hit = recipe.tally, HEAD.unpack_from, env.now, env.draw, env.hooks.on_hit
     grouped, head_size, decoders = bool(recipe.generations), HEAD.size, _Decoders(recipe)
     behind, beta, sliding = _Behind(), recipe.terms.beta, recipe.terms.sliding
+    distrust = env.distrust
     # From this share of its ttl on an entry needs a closer look.
     closer = 0.1 if sliding else 1.0 - EARLIEST if beta else 1.0
 
@@ -81,6 +82,7 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
             expected = behind[generation] + token + b" Z\r\n"
             # Without the Z the record's last bump was a soft one, and this entry is from after it.
             holds = data[end:] == expected or data[end:] == expected[:-4] + b"\r\n"
+        holds = holds and not (distrust and created < distrust.get(index, 0.0) * 1000.0)
         if early or not holds:
             return EARLY if holds else NOT_PLAIN
         if claimed is not None:

@@ -18,13 +18,16 @@ logger = logging.getLogger("cachekit")
 
 
 class Hit(Frozen):
-    """A stored value was served. ``age_s``: its age in seconds. ``stale``: past its ttl, or expired by hand."""
+    """A stored value was served. ``age_s``: its age in seconds. ``stale``: past its ttl, or expired by hand.
+    ``near``: it came from the memory of this process.
+    """
 
     function: str
     key: str
     server: str
     age_s: float
     stale: bool = False
+    near: bool = False
 
 
 class Miss(Frozen):

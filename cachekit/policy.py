@@ -59,6 +59,9 @@ from cachekit.frozen import Frozen
 from cachekit.meta import Reply
 from cachekit.types import UNSET, Unset
 
+if TYPE_CHECKING:
+    from cachekit.near.option import Near
+
 LIBRARY: Final[dict[str, Any]] = {
     "ttl": 300.0,
     "stale": 0.0,
@@ -75,6 +78,7 @@ LIBRARY: Final[dict[str, Any]] = {
     "codec": None,
     "group": True,
     "lease": 10.0,
+    "near": None,
 }
 """What holds when neither the decorator nor the cache says otherwise."""
 
@@ -122,6 +126,8 @@ class Policy(Frozen, kw_only=True):
             hit.
         lease: a span from 1 s to a day, 10 s by default, after which a fill that has not ended may be taken over by
             another caller.
+        near: a span or a ``Near``, None by default; for how long a result is also kept in the memory of this process,
+            and served from there without asking its server.
 
     Raises ``ConfigurationError`` for a value that means nothing and for options that contradict one another.
     """
@@ -141,6 +147,7 @@ class Policy(Frozen, kw_only=True):
     codec: Any = UNSET
     group: "bool | Unset" = UNSET
     lease: "SpanLike | Unset" = UNSET
+    near: "Near | SpanLike | Unset | None" = UNSET
 
     if not TYPE_CHECKING:
 
@@ -244,6 +251,12 @@ class Verdict(Enum):
     MINE = "absent"
     BUSY = "being filled"
     NO_LEASE = "no lease"
+
+
+STANDS: Final = frozenset(
+    {Verdict.FRESH, Verdict.DUE, Verdict.WON, Verdict.CLAIMED, Verdict.THROTTLED, Verdict.PASS, Verdict.SOFT}
+)
+"""Verdicts on an entry that is not void."""
 
 
 class Generations(tuple[int, ...]):

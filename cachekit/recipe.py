@@ -9,7 +9,7 @@ keeps it.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cachekit import meta
 from cachekit.codecs import Packer
@@ -22,6 +22,9 @@ from cachekit.meta import Reply
 from cachekit.policy import STUB_S, STUBS_PER_LEASE, Generations, Judgement, Terms, Verdict, judge
 from cachekit.tally import Tally
 from cachekit.types import UNSET, Unset
+
+if TYPE_CHECKING:
+    from cachekit.near.tier import Tier
 
 _U32_MAX = 2**32 - 1
 _LONGEST_NUMBER = 20
@@ -88,7 +91,7 @@ class Recipe:
 
     __slots__ = (
         "delta_s", "enveloped", "generations", "grouped", "jitter", "lease_s", "max_value_bytes", "name",
-        "packer", "prefix", "read_template", "steady", "stub_s", "tally", "templates", "terms", "ttl", "warned",
+        "near", "packer", "prefix", "read_template", "steady", "stub_s", "tally", "templates", "terms", "ttl", "warned",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +120,8 @@ class Recipe:
         self.enveloped = enveloped
         self.max_value_bytes = max_value_bytes
         self.prefix = prefix
+        self.near: "Tier | None" = None
+        """Where results are kept in the memory of this process, too."""
         self.tally = Tally()
         self.warned: set[str] = set()
         self.delta_s = 0.0

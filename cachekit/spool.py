@@ -78,6 +78,8 @@ class Spool:
             )
             return {name: _rows(connection, name) for name in servers}
 
+        if not os.path.exists(self.path):  # and SQLite need not even be loaded
+            return {}
         return self._do(work) or {}
 
     def save(self, server: str, change: Change) -> bool:
@@ -107,6 +109,11 @@ class Spool:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
+
+    def __del__(self) -> None:
+        # The cache was dropped without a ``close``.
+        with suppress(Exception):
+            self.close()
 
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         """``work`` in one transaction; None where that can't be."""

@@ -6,6 +6,9 @@ of them may now and then count as one; nothing but the statistics depends on it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from cachekit.frozen import Frozen
 
 
@@ -16,7 +19,7 @@ class Info(Frozen):
     a value past its ttl, or expired by hand. ``fills``: runs of the function. ``waits``: calls that waited for somebody
     else's run. ``errors``: exchanges with a server that failed, each hidden from the caller. ``unstored``: results that
     did not go into the cache. ``seconds_saved``: running time that hits did without, by the running time of the fill
-    that made each value.
+    that made each value. ``near``: those of the hits that came from the memory of this process (``near=``).
     """
 
     hits: int
@@ -27,6 +30,7 @@ class Info(Frozen):
     errors: int
     unstored: int
     seconds_saved: float
+    near: int = 0
 
     @property
     def hit_ratio(self) -> float:
@@ -35,12 +39,18 @@ class Info(Frozen):
         return self.hits / calls if calls else 0.0
 
 
+_COUNTS: Final = ("errors", "fills", "hits", "misses", "near", "saved_us", "stale", "unstored", "waits")
+
+
 class Tally:
     """The live counters behind ``Info``."""
 
-    __slots__ = ("errors", "fills", "hits", "misses", "saved_us", "stale", "unstored", "waits")
+    __slots__ = (*_COUNTS, "settle")
 
     def __init__(self) -> None:
+        self.settle: Callable[[], None] | None = None
+        """Brings in the hits that the near tier has counted by itself."""
+        self.near = 0
         self.hits = 0
         self.misses = 0
         self.stale = 0
@@ -52,6 +62,8 @@ class Tally:
 
     def info(self) -> Info:
         """These counters as they stand now."""
+        if self.settle is not None:
+            self.settle()
         return Info(
             hits=self.hits,
             misses=self.misses,
@@ -61,6 +73,7 @@ class Tally:
             errors=self.errors,
             unstored=self.unstored,
             seconds_saved=self.saved_us / 1e6,
+            near=self.near,
         )
 
 
@@ -68,6 +81,8 @@ def total(tallies: list[Tally]) -> Info:
     """The sum of several tallies."""
     whole = Tally()
     for tally in tallies:
-        for name in Tally.__slots__:
+        if tally.settle is not None:
+            tally.settle()
+        for name in _COUNTS:
             setattr(whole, name, getattr(whole, name) + getattr(tally, name))
     return whole.info()

@@ -48,7 +48,17 @@ def test_slow_modules_wait_until_they_are_needed(imported: set[str], module: str
     assert module not in imported
 
 
-@pytest.mark.parametrize("part", ["cachekit.embedded", "cachekit.keys.compile", "cachekit.codecs.data", "cachekit.cli"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "cachekit.embedded",
+        "cachekit.keys.compile",
+        "cachekit.codecs.data",
+        "cachekit.cli",
+        "cachekit.watch",
+        "cachekit.tombstones",
+    ],
+)
 def test_parts_wait_until_they_are_needed(imported: set[str], part: str) -> None:
     """The embedded server, the key compiler, the default codec and the command line load at their first use."""
     assert part not in imported

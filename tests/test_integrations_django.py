@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from support.targets import own_prefix, url_of
 from support.threads import Outcome
 
 from cachekit import MISS, Cache, ConfigurationError
-from cachekit.integrations.django import transaction
+from cachekit.integrations.django import DjangoTransaction, transaction
 from cachekit.testing import make_cache
 
 
@@ -38,7 +39,7 @@ def databases_fixture(postgres: Postgres, tmp_path_factory: pytest.TempPathFacto
     settings.configure(DATABASES={"default": lite, "postgresql": post}, INSTALLED_APPS=[], USE_TZ=True)
     django.setup()
 
-    class Item(models.Model):
+    class Item(models.Model):  # type: ignore[misc]
         """A row."""
 
         name = models.TextField()
@@ -75,7 +76,7 @@ class World:
 
         self.name, self.rename = name, rename
 
-    def transaction(self) -> Any:
+    def transaction(self) -> DjangoTransaction:
         """A block of the integration."""
         return transaction(self.cache, self.using)
 
@@ -264,8 +265,6 @@ def test_other_threads_have_transactions_of_their_own(world: World) -> None:
 
 def test_coroutines_are_refused(databases: type[Any]) -> None:
     """Django's transactions know no event loop; the text says what to do."""
-    import asyncio
-
     cache = make_cache()
 
     async def enter() -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session
 from support.aio import Run, on_both_loops
 from support.database import Team, Told, User, World, begin_by_ourselves, url_fixture, world_fixture
+from support.gathers import no_blocking
 from support.targets import own_prefix, url_of
 
 from cachekit import MISS, Cache
@@ -38,16 +39,6 @@ async def engine_of(world: World) -> AsyncIterator[AsyncEngine]:
         yield engine
     finally:
         await engine.dispose()
-
-
-def no_blocking(cache: Cache) -> None:
-    """Whoever uses the blocking shell of ``cache`` from now on fails."""
-
-    def blocked(*_: Any, **__: Any) -> Any:
-        raise AssertionError("the blocking shell was used in a loop")
-
-    for name in ("exchange", "take", "connect"):
-        setattr(cache._fleet, name, blocked)
 
 
 @on_both_loops

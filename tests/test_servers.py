@@ -122,6 +122,13 @@ class TestForms:
         """MB is 10**6, MiB is 2**20, and a lone m is what memcached's own -m and -I mean by it."""
         assert parse_target(f"memcached://a?max_value={text}").options.max_value_bytes == size
 
+    @pytest.mark.parametrize(("text", "watched"), [("yes", True), ("1", True), ("no", False), ("off", False)])
+    def test_a_ring_may_be_watched(self, text: str, watched: bool) -> None:
+        """It says yes or no for all servers, the embedded one included; without a word it is no."""
+        assert parse_target(f"memcached://a,b?watch={text}").options.watch is watched
+        assert parse_target(f"memory:?watch={text}").options.watch is watched
+        assert parse_target("memcached://a").options.watch is False
+
     def test_options_may_stand_in_several_strings_of_a_list(self) -> None:
         """The options of all strings together hold for the ring, as long as they agree."""
         options = parse_target(["memcached://a?deadline=1s", "memcached://b?max_value=1k&deadline=1s"]).options
@@ -148,6 +155,7 @@ BAD = [
     ("memcached://h?max_value=0.1", "less than one byte", "0.1"),
     ("memcached://h?memory=1MiB", "embedded server", "1MiB"),
     ("memcached://h?a=1&", "unknown option", "a"),
+    ("memcached://h?watch=always", "yes or no", "always"),
     ("memcached://h?ca=/x", "without memcached+tls", "ca"),
     ("memcached+tls://h?key=/k", "needs cert", "/k"),
     ("memcached+tls://h?verify=perhaps", "yes or no", "perhaps"),

@@ -175,12 +175,12 @@ class _Window:
 
     def _look(self, lot: list[int], outcome: Replies) -> None:
         """Serve what is plainly fresh; what is plainly ours is filled, and all else goes the way of a single call."""
-        recipe, env, sent_at, beta = self.recipe, self.env, outcome.sent_at, self.recipe.terms.beta
+        env, sent_at, beta = self.env, outcome.sent_at, self.recipe.terms.beta
         for position, replies in zip(lot, env.apart(self.jobs, lot, outcome), strict=True):
             job, reply, early = self.jobs[position], replies.replies[0], False
             generations = numbers(replies.replies[1:])
             if reply.cas:
-                judgement = recipe.judge(reply, generations, job.key, env.now(), env.draw(beta))
+                judgement = env.judge(job, reply, generations, env.draw(beta))
                 if judgement.verdict is Verdict.FRESH and self._serve(position, reply, judgement, sent_at):
                     continue
                 if judgement.verdict is Verdict.MINE and generations is not None:

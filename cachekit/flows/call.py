@@ -164,7 +164,7 @@ def _unclaimed(job: Job, env: Env, patience: Patience, standing: Standing, failu
 
 def _look(job: Job, env: Env, replies: Replies, eagerness: float) -> _Sight:
     reply, generations = replies.replies[0], numbers(replies.replies[1:])
-    judgement = job.recipe.judge(reply, generations, job.key, env.now(), eagerness)
+    judgement = env.judge(job, reply, generations, eagerness)
     lease = Lease(reply.cas or 0, replies.sent_at, generations or ())
     return _Sight(Standing(reply, judgement, env.monotonic(), since=replies.sent_at), lease, generations)
 

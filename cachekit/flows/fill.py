@@ -305,7 +305,7 @@ def refresh(job: Job, env: Env) -> Flow[Any]:
         if reply.won and reply.cas:
             yield from give_back(job, env, reply.cas)
         return (yield from run_bare(job, env))
-    judgement = job.recipe.judge(reply, generations, job.key, env.now())
+    judgement = env.judge(job, reply, generations)
     known = judgement.header is not None and judgement.verdict not in _NO_STANDING
     standing = Standing(reply, judgement, env.monotonic(), rescue=False, since=replies.sent_at) if known else None
     lease = Lease(reply.cas, replies.sent_at, generations, ours=reply.won)

@@ -91,12 +91,12 @@ class Sight:
         self.errors += yield from _ask(self._by_server(self._servers), self._gets, self._take)
         yield from _ask(self._by_server(self.found), _me, self._take_lifetimes)
 
-    def judge(self, key: bytes, now_s: float) -> Flow[Judgement]:
+    def judge(self, key: bytes) -> Flow[Judgement]:
         """The verdict on a key that was ``found``."""
         server = self._servers[key]
         # One that is not there any more was bumped or lost: nothing under it can be trusted.
         records = [self._records.get((server, group), _GONE) for group in self._groups[key]]
-        judgement = self._recipe.judge(self.found[key], numbers(records), key, now_s)
+        judgement = self._env.judge(self._jobs[key], self.found[key], numbers(records))
         header = judgement.header
         if header is None or not header.marks or judgement.verdict not in _UNDER_MARKS:
             return judgement
@@ -195,7 +195,7 @@ def stored(jobs: list[Job], env: Env) -> Flow[dict[bytes, Stored]]:
     recipe.tally.errors += len(sight.errors)
     values: dict[bytes, Stored] = {}
     for key, reply in sight.found.items():
-        judgement = yield from sight.judge(key, env.now())
+        judgement = yield from sight.judge(key)
         if judgement.verdict is Verdict.FRESH or (judgement.verdict in _OLD and judgement.servable()):
             if judgement.header is not None:
                 hand_on(by_key[key], env, judgement.header.generations, since, judgement.header.marks)
@@ -217,7 +217,7 @@ def explain(job: Job, env: Env) -> Flow[Explanation]:
         return Explanation(*where, "unreachable")
     if job.key not in sight.found:
         return Explanation(*where, "absent")
-    reply, judgement = sight.found[job.key], (yield from sight.judge(job.key, env.now()))
+    reply, judgement = sight.found[job.key], (yield from sight.judge(job.key))
     if judgement.header is None:
         return Explanation(*where, judgement.verdict.value, size_bytes=len(reply.value or b""))
     header = judgement.header

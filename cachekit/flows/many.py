@@ -75,7 +75,7 @@ class _Reading:
                 continue
             job = self.jobs[position]
             generations = numbers(replies.replies[1:])
-            judgement = recipe.judge(reply, generations, job.key, env.now(), env.draw(recipe.terms.beta))
+            judgement = env.judge(job, reply, generations, env.draw(recipe.terms.beta))
             if judgement.verdict is Verdict.FRESH and not recipe.terms.sliding:
                 try:
                     if judgement.header is None or not judgement.header.marks:
@@ -98,6 +98,6 @@ class _Reading:
             job, generations = self.jobs[position], None if replies is None else numbers(replies.replies[1:])
             if replies is not None and replies.replies[0].won and generations is not None:
                 reply = replies.replies[0]
-                judgement = self.recipe.judge(reply, generations, job.key, self.env.now())
+                judgement = self.env.judge(job, reply, generations)
                 lease = Lease(reply.cas or 0, replies.sent_at, generations)
                 yield from put_back(job, self.env, lease, Standing(reply, judgement, self.env.monotonic()))

@@ -131,7 +131,7 @@ def _behind(job: Job, env: Env, lease: Lease, flight: Flight | None = None) -> F
     reply, generations = replies.replies[0], numbers(replies.replies[1:])
     mine = Lease(reply.cas or 0, replies.sent_at, generations or (), known=lease.known)
     if reply.cas == lease.cas and generations is not None:
-        judgement = job.recipe.judge(reply, generations, job.key, env.now())
+        judgement = env.judge(job, reply, generations)
         if judgement.verdict in _STANDING:
             standing = Standing(reply, judgement, env.monotonic(), since=replies.sent_at)
             return (yield from fill(job, env, mine, standing, flight))

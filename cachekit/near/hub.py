@@ -124,7 +124,7 @@ class Hub:
         if self._floor > number or self._servers.get(server, 0) > number:
             return True
         places = self._places
-        return any([places[hash(group) & _MASK] > number for group in groups])
+        return any(places[hash(group) & _MASK] > number for group in groups)
 
     def alias(self, tier: Tier, node: Node, table: dict[Any, Node], key: tuple[Any, ...]) -> None:
         """Let ``node`` be found under ``key`` in a caller's ``table``, too."""
@@ -249,9 +249,8 @@ class Hub:
 
     # -- counts ------------------------------------------------------------------------------------------------------
 
-    def settle(self) -> None:
+    def settle(self, tier: Tier) -> None:
         """Hand the hits that were counted in the entries to those who count calls."""
         with self._lock:
-            for tier in self.tiers.values():
-                for node in tier.nodes.values():
-                    settle(node)
+            for node in tier.nodes.values():
+                settle(node)

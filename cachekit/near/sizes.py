@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import sys
 import types
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 _SHARED: Final = frozenset({bool, types.NoneType, type(Ellipsis)})
-_ATOMS: Final = frozenset({int, str, bytes, float, complex, datetime.date, datetime.timedelta})
-_ZONED: Final = frozenset({datetime.datetime, datetime.time})
-_ZONES: Final = frozenset({types.NoneType, datetime.timezone, ZoneInfo})
+_ATOMS: Final = frozenset({int, str, bytes, float, complex, dt.date, dt.timedelta})
+_ZONED: Final = frozenset({dt.datetime, dt.time})
+_ZONES: Final = frozenset({types.NoneType, dt.timezone, ZoneInfo})
 _NESTS: Final = frozenset({tuple, frozenset})
 _ELSEWHERE: Final = {"decimal": "Decimal", "uuid": "UUID"}
 """Classes whose modules are not loaded for this: nobody has such a value without them."""

@@ -44,13 +44,13 @@ class Node:
 
     ``own_end``: monotonic seconds at which the entry itself ends, or is due. ``ticket``: the number of the call that
     brought it. ``groups``: the wire keys of the records over it; ``numbers``: their generations, where ``cas`` is not 0
-    and its server is asked whether it has changed. ``alias``, ``aliases``: its key in the table of a generated call, and
-    that table. ``tally``: who counts its ``hits``, of which ``counted`` were told already.
+    and its server is asked whether it has changed. ``alias``, ``aliases``: its key in the table of a generated call,
+    and that table. ``tally``: who counts its ``hits``, of which ``counted`` were told already.
     """
 
     __slots__ = (
-        "alias", "alias_bytes", "aliases", "cas", "counted", "created_s", "delta_us", "ends", "epoch", "groups", "hits", "key",
-        "live", "main", "numbers", "own_end", "packed", "seen", "server", "size", "tally", "ticket", "value",
+        "alias", "alias_bytes", "aliases", "cas", "counted", "created_s", "delta_us", "ends", "epoch", "groups", "hits",
+        "key", "live", "main", "numbers", "own_end", "packed", "seen", "server", "size", "tally", "ticket", "value",
     )  # fmt: skip
 
     def __init__(self, key: bytes) -> None:
@@ -296,7 +296,8 @@ _LASTS: Final = (0.9, 0.5, 0.25)
 class _Ghosts:
     """The keys that left lately, as fingerprints in a table for each kind: eight bytes a key, and a few get lost.
 
-    ``keys``: for how many entries it is made. ``count``: about how many ghosts there are of each kind. ``bytes``: what the tables take.
+    ``keys``: for how many entries it is made. ``count``: about how many ghosts there are of each kind.
+    ``bytes``: what the tables take.
     """
 
     __slots__ = ("_turns", "bytes", "count", "keys", "tables")

@@ -225,6 +225,8 @@ class Fleet(Roster):
         if not drained:
             self.drain()
         self.stop_probing()
+        if self.outbox is not None and self.outbox.spool is not None:
+            self.outbox.spool.close()
         for index in range(len(self.servers)):
             self.drop(index)
         self.shelves = Shelves(len(self.servers))

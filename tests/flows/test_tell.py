@@ -81,7 +81,7 @@ def test_what_a_server_refuses_is_not_acknowledged() -> None:
     """Command by command: only the group that it is about is put off, and only there."""
     world = Tagged()
     world.says[1].answer = lambda request, reply: re.sub(
-        rb"NF (O\d+)\r\n$", rb"SERVER_ERROR out of memory\r\n", reply, count=1
+        rb"NF (O\d+)\r\n$", rb"SERVER_ERROR out of order\r\n", reply, count=1
     )
     assert world.bumped("a", "b") is False
     assert world.kept == [Undelivered(1, keys_of(*world.groups("b")), False, 2)]
@@ -217,7 +217,6 @@ def test_who_was_overtaken_is_content(meanwhile: bytes) -> None:
     are acknowledged.
     """
     world = Tagged()
-
 
     def overtake(op: Exchange) -> None:
         if op.request.startswith(b"ms ") and op.server == 1:

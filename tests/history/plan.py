@@ -60,7 +60,7 @@ def _ops(dice: random.Random, name: str, keys: int, troubles: Troubles) -> tuple
         verbs = kind.reads if dice.random() * (_READERS + _TELLERS) < _READERS else kind.tells
         verb = dice.choice(verbs)
         first = dice.randrange(keys)
-        several = verb == "many" or "row" in verb or kind.shape is Shape.BATCH
+        several = verb != "inner" and (verb == "many" or "row" in verb or kind.shape is Shape.BATCH)
         chosen = tuple(sorted({first, dice.randrange(keys)})) if several else (first,)
         cancel_s = dice.random() * _LONGEST_PAUSE_S if dice.random() < troubles.cancels else None
         pause_s = dice.choice((0.0, 0.0, dice.random() * _LONGEST_PAUSE_S))

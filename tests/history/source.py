@@ -8,7 +8,7 @@ import os
 import threading
 from pathlib import Path
 
-CELLS = ("k0", "k1", "k2", "f", "ns", "t0", "r0", "r1", "r2", "d0", "d1", "i0", "i1", "i2", "g")
+CELLS = ("k0", "k1", "k2", "f", "ns", "t0", "r0", "r1", "r2", "d0", "d1", "d2", "i0", "i1", "i2", "g")
 """The cells of a schedule; see ``events``."""
 
 _ROOM = 16

@@ -17,7 +17,7 @@ from history.events import Log, Read, Run, Told, Value, entry_of
 from history.kinds import KINDS, Kind, Pair, Shape
 from history.plan import Op
 from history.source import Source
-from history.verbs import TELLS, cells_told, listed, reached, start
+from history.verbs import TELLS, cells_told, listed, reached, start, tag_of
 
 _CHILD_S = 15.0
 _PAUSES_S = (0.0, 0.0, 0.0002, 0.001, 0.003)
@@ -142,8 +142,8 @@ class Body:
     def _read(self, kind: Kind, schedule: int, key: int) -> dict[str, int]:
         cells = {cell: self._source.read(schedule, cell) for cell in kind.reads_of(key)}
         if kind.names:
-            cell = f"d{sum(cells.values()) % 2}"  # what it names depends on what it has read
-            current().tag(f"{schedule}-{cell}")
+            cell = f"d{sum(cells.values()) % 3}"  # what it names depends on what it has read
+            current().tag(tag_of(schedule, cell))
             cells[cell] = self._source.read(schedule, cell)
         return cells
 

@@ -8,12 +8,17 @@ from typing import Any, NamedTuple
 from cachekit import policy as policies
 from cachekit.env import Env, Job
 from cachekit.flights import Flight, Flights
+from cachekit.flows import call as calls
 from cachekit.flows import fill as fills
 from cachekit.flows import lease as leases
+from cachekit.flows import look as looks
+from cachekit.flows import marks
 from cachekit.flows import tell as tells
+from cachekit.flows.frames import Notes
 from cachekit.flows.lease import Lease
+from cachekit.function import Decorated
 from cachekit.meta import Reply
-from cachekit.ops import Exchange, Flow, Gather
+from cachekit.ops import Exchange, Flow, Gather, Replies
 from cachekit.policy import Judgement, Verdict
 from cachekit.recipe import Recipe, numbers
 
@@ -103,11 +108,52 @@ def tags_not_compared() -> None:
     _replace(policies, "compare", careless)
 
 
+def marks_not_asked() -> None:
+    """What an entry inherited, and the tags that its function named, are not asked for when it is read."""
+
+    def careless(*_: Any, **__: Any) -> Flow[tuple[Verdict, dict[bytes, int]]]:
+        return Verdict.FRESH, {}
+        yield
+
+    for module in (calls, looks):
+        _replace(module, "confirmed", careless)
+
+
+def young_tags_trusted() -> None:
+    """A result is stored under the number that a tag has after the run, however young that is."""
+
+    def numbers_of(keys: list[bytes], replies: Replies, ran_s: float) -> dict[bytes, int]:
+        return {key: reply.cas for key, reply in zip(keys, replies.replies, strict=True) if reply.cas}
+
+    _replace(marks, "_old_enough", numbers_of)
+
+
+def nothing_inherited() -> None:
+    """An outer entry stands under its own groups only."""
+    _replace(Notes, "inherit", lambda *_: None)
+
+
+def argument_left_out() -> None:
+    """The key leaves an argument out, so that different calls share an entry."""
+    init = Decorated.__init__
+
+    def careless(self: Any, *args: Any) -> None:
+        init(self, *args)
+        make = self._make
+        self._make = lambda schedule, key: make(schedule, 0)
+
+    _replace(Decorated, "__init__", careless)
+
+
 TWINS: Mapping[str, Twin] = {
     "store without CAS": Twin(store_without_cas, ("plain", "batch"), frozenset({"I3", "I4"})),
     "generations after the run": Twin(generations_after_the_run, ("plain", "batch"), frozenset({"I3"})),
     "one server bumped": Twin(one_server_bumped, ("plain",), frozenset({"I3"})),
     "tags not compared": Twin(tags_not_compared, ("tagged", "tagged batch"), frozenset({"I3"})),
+    "marks not asked": Twin(marks_not_asked, ("named", "nested"), frozenset({"I3"})),
+    "young tags trusted": Twin(young_tags_trusted, ("named",), frozenset({"I3"})),
+    "nothing inherited": Twin(nothing_inherited, ("nested", "nested batch"), frozenset({"I3"})),
+    "argument left out": Twin(argument_left_out, ("plain",), frozenset({"I1"})),
     "joined by key alone": Twin(joined_by_key_alone, ("plain",), frozenset({"I3"})),
     "soft does nothing": Twin(soft_does_nothing, ("lasting",), frozenset({"I3s"})),
     "no lease": Twin(no_lease, ("plain",), frozenset({"I5"})),

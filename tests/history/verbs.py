@@ -43,6 +43,18 @@ TELLS: Mapping[str, Tell] = {
 }
 
 
+_RESTS = 400
+"""Schedules between two that use the same tag: long enough for its record not to be young any more."""
+
+
+def tag_of(schedule: int, cell: str) -> str:
+    """The tag that stands for a cell. Those that are named in a run are in every other schedule old ones, that have
+    been used before: for a record that is made now there are rules of its own.
+    """
+    old = cell.startswith("d") and schedule % 2
+    return f"old-{schedule % _RESTS}-{cell}" if old else f"{schedule}-{cell}"
+
+
 def cells_told(op: Op) -> list[str]:
     """The cells that a writer raises before he invalidates by this op; none: it is no invalidation."""
     tell = TELLS.get(op.verb)
@@ -69,7 +81,7 @@ def start(op: Op, kind: str, schedule: int, pair: Pair, inner: Pair | None, *, a
     if tell is not None and tell.of == "function":
         return partial(getattr(function, tell.method))
     if tell is not None and tell.of == "tags":
-        return partial(getattr(cache, tell.method), *[f"{schedule}-{cell}" for cell in cells_told(op)])
+        return partial(getattr(cache, tell.method), *[tag_of(schedule, cell) for cell in cells_told(op)])
     if tell is not None and tell.of == "namespace":
         return partial(getattr(cache, tell.method), f"space-{schedule}")
     batch, method = KINDS[name].shape is Shape.BATCH, op.verb if tell is None else tell.method

@@ -1,4 +1,4 @@
-"""Counts the windows that the blocking shell opens over the servers."""
+"""Watches the blocking shell: the windows that it opens over the servers, and that nobody uses it in a loop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cachekit import Cache
 from cachekit.ops import Exchange
 
 
@@ -23,3 +24,13 @@ def count_windows(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
     monkeypatch.setattr(drive, "gather", counted)
     return windows
+
+
+def no_blocking(cache: Cache) -> None:
+    """Whoever uses the blocking shell of ``cache`` from now on fails."""
+
+    def blocked(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the blocking shell was used in a loop")
+
+    for name in ("exchange", "take", "connect"):
+        setattr(cache._fleet, name, blocked)
