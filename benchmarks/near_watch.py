@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.herd import Herd, Serve, await_moment, quantile, soon
 from benchmarks.report import Section
@@ -31,15 +33,16 @@ NOTES = (
     "0.0: the reader was quicker than the reply to the invalidation, which had happened by then",
 )
 COST_NOTES = (
-    "one connection, a hundred commands a write; the ratio is that of the rates inside one interleaved round",
+    "one connection, a hundred commands a write; ratios inside one interleaved round, over the same without watchers",
+    "CPU: what all threads of the server have run for, by /proc",
     "a store is a line in each stream, a read is none; the watchers' own work is done on the other core",
     "twenty is the most that a server takes",
 )
 
 
 def sections(quick: bool) -> Iterator[Section]:
-    rounds = 25 if quick else 100
-    rows = [delays(watched, load, rounds) for load in (IDLE, BUSY) for watched in (False, True)]
+    rounds = {False: 12 if quick else 40, True: 25 if quick else 100}
+    rows = [delays(watched, load, rounds[watched]) for load in (IDLE, BUSY) for watched in (False, True)]
     columns = ("near tier", "server", "invalidations", "p50", "p95", "p99", "longest")
     goal = "milliseconds with the accelerator, at most near.ttl without"
     yield Section("watch", "from an invalidation to another process's near tier", columns, tuple(rows), goal, NOTES)
@@ -60,7 +63,7 @@ def delays(watched: bool, load: str, rounds: int) -> tuple[str, ...]:
             herd = stack.enter_context(Herd(2, member, server.address, watched))
             time.sleep(2.0)  # the server's log thread and both caches come to rest
             for number in range(rounds):
-                gone, seen = herd.ask((number, soon() + 0.1 + number * 0.618 % 1 * 0.2), LIMIT_S)
+                gone, seen = herd.ask((number, soon() + 0.1 + number * 0.618 % 1 * NEAR_TTL_S), LIMIT_S)
                 late.append(max(0.0, seen - gone))
     except Exception as error:
         return (name, load, f"failed: {type(error).__name__}: {error}")
@@ -125,34 +128,54 @@ def ask_for_ever(port: int, offset: int) -> None:
 def cost(rounds: int) -> Section:
     """The second table: rates with watchers over rates without."""
     kinds = {"stores": stores_of(0), "reads": b"".join(b"mg other:%d v\r\n" % n for n in range(BATCH))}
-    rates: dict[tuple[str, str], list[float]] = {}
+    rates: dict[tuple[str, str], list[Pace]] = {}
     with servers(1) as (server,), Herd(1, watcher, server.address) as herd:
         for _ in range(rounds):
             for who in ("nobody", "cachekit", "twenty"):
                 herd.ask(who, LIMIT_S)
                 for kind, batch in kinds.items():
-                    rates.setdefault((who, kind), []).append(rate(server, batch))
+                    rates.setdefault((who, kind), []).append(pace(server, batch))
     rows = []
     for kind in kinds:
         alone = rates["nobody", kind]
         for who in ("cachekit", "twenty"):
-            ratios = [mine / theirs for mine, theirs in zip(rates[who, kind], alone, strict=True)]
-            low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+            pairs = list(zip(rates[who, kind], alone, strict=True))
             count = "one of cachekit's" if who == "cachekit" else "twenty"
-            rows.append((kind, count, f"{statistics.median(ratios):.2f}", f"{low:.2f}–{high:.2f}"))
-    columns = ("commands", "watchers", "rate over that without", "quartiles")
+            rows.append(
+                (kind, count, *ratio([a.cpu / b.cpu for a, b in pairs]), *ratio([a.rate / b.rate for a, b in pairs]))
+            )
+    columns = ("commands", "watchers", "CPU a command", "quartiles", "rate", "quartiles")
     return Section("watch", "what watchers cost a server", columns, tuple(rows), "", COST_NOTES)
 
 
-def rate(server: MemcachedProcess, batch: bytes, seconds: float = 0.3) -> float:
-    """Batches a second over one connection."""
+class Pace(NamedTuple):
+    """Batches a second, and the server's CPU seconds for each."""
+
+    rate: float
+    cpu: float
+
+
+def ratio(ratios: list[float]) -> tuple[str, str]:
+    """The median and the quartiles."""
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{middle:.2f}", f"{low:.2f}–{high:.2f}"
+
+
+def cpu_s(server: MemcachedProcess) -> float:
+    """Seconds for which the server's threads have run."""
+    threads = Path(f"/proc/{server.pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+
+
+def pace(server: MemcachedProcess, batch: bytes, seconds: float = 0.3) -> Pace:
+    """How fast batches are answered over one connection."""
     with socket.create_connection((HOST, server.port)) as connection:
-        begin, count = time.perf_counter(), 0
+        before, begin, count = cpu_s(server), time.perf_counter(), 0
         while (spent := time.perf_counter() - begin) < seconds:
             connection.sendall(batch + b"mn\r\n")
             until_mn(connection)
             count += 1
-        return count / spent
+        return Pace(count / spent, (cpu_s(server) - before) / count)
 
 
 def watcher(number: int, address: str) -> Serve:

@@ -1,4 +1,4 @@
-"""A TCP proxy in a process of its own that holds back every n-th reply until the client has given up."""
+"""TCP proxies in processes of their own: one holds back every n-th reply until the client has given up, one is cut."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from benchmarks.servers import HOST, free_port, wait_for_port
 
@@ -33,6 +34,52 @@ def delaying(upstream: int, every: int, delay_s: float) -> Iterator[str]:
     finally:
         process.kill()
         process.join()
+
+
+@contextmanager
+def cutting(upstream: int) -> Iterator[tuple[str, Any]]:
+    """Run a proxy for the length of a with block; gives its address, and an event: while that is set, the way to the
+    server is cut: connections are closed, nothing goes through, and whoever connects is hung up on.
+
+    Args:
+        upstream: the server's port.
+    """
+    port, cut = free_port(), SPAWN.Event()
+    process = SPAWN.Process(target=_serve_until_cut, args=(port, upstream, cut), daemon=True)
+    process.start()
+    try:
+        wait_for_port(port)
+        yield f"{HOST}:{port}", cut
+    finally:
+        process.kill()
+        process.join()
+
+
+def _serve_until_cut(port: int, upstream: int, cut: Any) -> None:
+    open_ones: list[socket.socket] = []
+
+    def watch() -> None:
+        while True:
+            cut.wait()
+            while open_ones:
+                end = open_ones.pop()
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            time.sleep(0.001)
+
+    threading.Thread(target=watch, daemon=True).start()
+    with socket.create_server((HOST, port), backlog=128) as listener:
+        while True:
+            client, _ = listener.accept()
+            if cut.is_set():
+                client.close()
+                continue
+            server = socket.create_connection((HOST, upstream))
+            open_ones.extend((client, server))
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=_pump, args=(source, sink, None, 0, 0.0), daemon=True).start()
 
 
 def _serve(port: int, upstream: int, every: int, delay_s: float) -> None:

@@ -179,7 +179,8 @@ class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
         from cachekit.aio.reader import reader  # noqa: PLC0415
 
         with self._cache._lock:  # cachekit.testing may be putting another server under it
-            self._read = reader(self._ready(), self._cache._loops, self._cache._env, self.__qualname__, self._keys.tags)
+            read = reader(self._ready(), self._cache._loops, self._cache._env, self.__qualname__, self._keys.tags)
+            self._read = self._by_near(read, self._drive)
         return self._read(key, function, args, kwargs)
 
     async def _tell(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], request: Request) -> bool:

@@ -349,6 +349,10 @@ class Cache(Verbs, Writers):
         recipe.near = self._env.near_tier(chosen.near)
         if recipe.near is not None and self._env.near is not None:
             recipe.tally.settle = functools.partial(self._env.near.settle, recipe.near)
+            if self._env.watched and self._env.near.watch is None:
+                from cachekit.watch import watch_for  # noqa: PLC0415 - few rings are watched
+
+                self._env.near.watch = watch_for(self._env.near, self._fleet, self._prefix)
         self._recipes.append(recipe)
         return recipe
 
@@ -404,6 +408,7 @@ class Cache(Verbs, Writers):
         """
         fleet = self.__dict__.get("_fleet")
         if fleet is not None:
+            self._env.close()
             fleet.close()
 
     async def aclose(self) -> None:
@@ -419,6 +424,7 @@ class Cache(Verbs, Writers):
                 from asyncio import to_thread  # noqa: PLC0415 - it is there already, where a coroutine runs
 
                 await to_thread(fleet.drain)
+            self._env.close()
             fleet.close(drained=True)
 
     def __enter__(self) -> Cache:
@@ -463,8 +469,8 @@ class Cache(Verbs, Writers):
         self._max_value_bytes = target.options.max_value_bytes
         fleet = Fleet(target, self.hooks, clock=time.time if clock is None else clock.now)
         self._env = Env(fleet.names, self.hooks)
-        fleet.on_fork = self._env.forked
-        self._env.explicit = fleet.explicit
+        fleet.on_fork, fleet.on_reconnect = self._env.forked, self._env.reconnected
+        self._env.explicit, self._env.conditional = fleet.explicit, fleet.conditional
         self._env.private = fleet.embedded is not None
         self._env.watched = target.options.watch
         self._env.keep, self._env.distrust = fleet.keep, fleet.distrust

@@ -78,6 +78,7 @@ CHECKS: Final[dict[str, Any]] = {
     "error_ttl": parse_span,
     "codec": _check_codec,
     "group": _check_flag,
+    "inherit": _check_flag,
     "lease": _check_lease,
     "near": _check_near,
 }

@@ -83,7 +83,8 @@ class Current:
         """
         from cachekit.keys.tags import checked_tags  # noqa: PLC0415 - it brings hashes along
 
-        self._notes.tags = checked_tags((*self._notes.tags, *tags))
+        named = checked_tags((*self._notes.tags, *tags))
+        self._notes.name(named)
 
     def do_not_store(self) -> None:
         """Return this result to the caller, and don't store it."""

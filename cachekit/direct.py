@@ -62,6 +62,9 @@ class Direct:
         # invalidated with all others is not given out. ``peek`` asks.
         if header.fingerprint != wire[-16:] or not young or any(header.generations) or header.marks:
             return MISS
+        distrust = self._env.distrust  # invalidations from before then may have been lost
+        if distrust and header.created_ms < distrust.get(self._fleet.ring.index(wire), 0.0) * 1000.0:
+            return MISS
         return self._packer.unpack(flags ^ ENVELOPED, payload[at:])
 
     def _pack(self, value: Any, until: int, wire: bytes) -> tuple[int, bytes]:

@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cachekit")
 
-_WARNED_REASONS = ("unencodable", "too large", "refused", "no ttl", "cache_if raised")
+_WARNED_REASONS = (
+    "unencodable",
+    "too large",
+    "refused",
+    "no ttl",
+    "cache_if raised",
+    "too many groups",
+    "other cache",
+    "plain value",
+)
 _CLAIM_LOST_S = 30.0
 """Seconds for which a claim that this process sees may be the one in a reply that was lost before."""
 
@@ -78,10 +87,12 @@ class Env:
         self.luck: Callable[[], float] = _exponential
         self.opaques = itertools.count(1)
         self._waits_by: Callable[[], float] | None = None
-        self.near: "Hub | None" = None
+        self.near: Hub | None = None
         """What keeps the near tiers, where a function has one."""
         self.explicit: set[int] = set()
         """Indexes of the servers that take a CAS number from their client."""
+        self.conditional: set[int] = set()
+        """Indexes of the servers that don't send what has not changed."""
         self.keep: Callable[..., None] = _keep_nothing
         self.distrust: dict[int, float] = {}
         """Seconds since 1970, by index of the server: invalidations of before then were lost, so what was created there
@@ -162,12 +173,18 @@ class Env:
         lost = judgement.header.created_ms < self.distrust.get(job.server, 0.0) * 1000.0
         return judgement._replace(verdict=Verdict.VOID) if lost else judgement
 
-    def touched(self, key: bytes) -> None:
-        """An invalidation of ``key``, an entry's or a group record's, is under way or was acknowledged: nothing that
-        this process keeps of it holds any more.
+    def touched(self, *keys: bytes) -> None:
+        """An invalidation of ``keys``, entries' or group records', is under way or was acknowledged: nothing that this
+        process keeps of them holds any more.
         """
         if self.near is not None:
-            self.near.touch(key)
+            for key in keys:
+                self.near.touch(key)
+
+    def reconnected(self, server: int) -> None:
+        """The connection to that server was lost, and there is a new one: it may have been restarted meanwhile."""
+        if self.near is not None:
+            self.near.touch_server(server)
 
     def near_tier(self, near: Any) -> "Tier | None":
         """The store that ``near=`` means, made at first need; None where it is off."""
@@ -195,6 +212,12 @@ class Env:
         of ``replay.Kind``: 0 for entries, 1 for plain values, 2 for the records of groups.
         """
         self.keep(server, keys, soft=soft, kind=kind)
+
+    def close(self) -> None:
+        """Hear nothing more of other processes, until the next call."""
+        if self.near is not None and self.near.watch is not None:
+            self.near.watch.close()
+            self.near.touch_all()
 
     def forked(self) -> None:
         """This is a child process now: the parent's runs under way will never land here."""

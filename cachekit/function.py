@@ -123,7 +123,18 @@ class Decorated(Generic[P, R]):
         compute = functools.partial(self._function, *args, **kwargs)
         bears = self._keys.tags
         tags = bears(*args, **kwargs) if bears is not None else ()
-        return Job(self._ready(), key, self._cache._fleet.ring.index(key), compute, tags)
+        recipe, near = self._ready(), self._cache._env.near
+        ticket = near.ticket() if near is not None and recipe.near is not None else None
+        return Job(recipe, key, self._cache._fleet.ring.index(key), compute, tags, ticket)
+
+    def _by_near(self, read: Reader, drive: Callable[[Any], Any]) -> Reader:
+        """``read``, or where the function has a near tier what looks there first. ``drive`` takes flows to values."""
+        recipe, near = self._ready(), self._cache._env.near
+        if near is None or recipe.near is None or recipe.ttl == 0:
+            return read
+        from cachekit.near_calls import install  # noqa: PLC0415 - few functions have one (docs/design/imports.md)
+
+        return install(self, near, recipe.near, read, drive)
 
     def _own(self, calls: Iterable[Call[Any]]) -> list[Call[Any]]:
         """The calls for ``many``. Raises ``ConfigurationError`` for those of others."""
@@ -268,7 +279,8 @@ class CachedFunction(Decorated[P, R]):
         from cachekit.sync.reader import reader  # noqa: PLC0415
 
         with self._cache._lock:  # cachekit.testing may be putting another server under it
-            self._read = reader(self._ready(), self._cache._fleet, self._cache._env, self._keys.tags)
+            read = reader(self._ready(), self._cache._fleet, self._cache._env, self._keys.tags)
+            self._read = self._by_near(read, lambda flow: run(flow, self._cache._fleet))
         return self._read(key, function, args, kwargs)
 
     def _tell(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], request: Request) -> bool:

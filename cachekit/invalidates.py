@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -24,6 +25,7 @@ from cachekit.keys.tags import checked_tag, checked_tags, text_of
 from cachekit.keys.template import Template, parse_template
 from cachekit.methods import Bound, OfClass
 from cachekit.sync.drive import run
+from cachekit.types import UNSET
 
 if TYPE_CHECKING:
     from cachekit.cache import Cache
@@ -93,28 +95,13 @@ class Invalidates:
                     )
 
     def __call__(self, writer: F, /) -> F:
-        if isinstance(writer, staticmethod | classmethod):
-            return type(writer)(self(writer.__func__))
-        _check_writer(writer)
-        plan = _Plan(writer, self._cache, self._targets, self._args, self._tags, self._namespace)
-        if is_async(writer):
-
-            @functools.wraps(writer)
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return await plan.awaited(writer(*args, **kwargs), args, kwargs)
-        else:
-
-            @functools.wraps(writer)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                result = writer(*args, **kwargs)
-                if isinstance(result, CoroutineType):  # a plain function that returns a coroutine: not done yet
-                    return plan.awaited(result, args, kwargs)
-                flow = plan.flow(args, kwargs, result)
-                if flow is not None:
-                    run(flow, plan.cache._fleet)
-                return result
-
-        return wrapper  # type: ignore[return-value]
+        given: Any = writer
+        if isinstance(given, staticmethod | classmethod):
+            return type(given)(self(given.__func__))  # type: ignore[return-value]
+        _check_writer(given)
+        plan = _Plan(given, self._cache, self._targets, self._args, self._tags, self._namespace)
+        made: Any = plan.around_async(given) if is_async(given) else plan.around(given)
+        return made  # type: ignore[no-any-return]
 
 
 class _Plan:
@@ -140,23 +127,75 @@ class _Plan:
             self._tags = lambda names: [text(names) for text in texts]
         self._namespace = _text("namespace", namespace, self._signature) if namespace is not None else None
 
+    def around(self, writer: Callable[..., Any]) -> Callable[..., Any]:
+        """``writer``, and what it invalidates."""
+
+        @functools.wraps(writer)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            try:
+                result = writer(*args, **kwargs)
+            except Exception:
+                raise
+            except BaseException:
+                self._send(self.interrupted(args, kwargs))
+                raise
+            if isinstance(result, CoroutineType):  # a plain function that returns a coroutine: it has not written yet
+                return self.awaited(result, args, kwargs)
+            self._send(self.flow(args, kwargs, result))
+            return result
+
+        return wrapper
+
+    def _send(self, flow: Flow[bool] | None) -> None:
+        if flow is not None:
+            run(flow, self.cache._fleet)
+
+    def around_async(self, writer: Callable[..., Any]) -> Callable[..., Any]:
+        """The same of a coroutine function."""
+
+        @functools.wraps(writer)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return await self.awaited(writer(*args, **kwargs), args, kwargs)
+
+        return wrapper
+
     async def awaited(self, running: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the writer returns; when it has, everything is sent."""
-        result = await running
-        flow = self.flow(args, kwargs, result)
+        try:
+            result = await running
+        except Exception:
+            raise
+        except BaseException:
+            await self._send_later(self.interrupted(args, kwargs))
+            raise
+        await self._send_later(self.flow(args, kwargs, result))
+        return result
+
+    async def _send_later(self, flow: Flow[bool] | None) -> None:
         if flow is not None:
             from cachekit.aio.drive import run as drive  # noqa: PLC0415 - it brings asyncio
 
             await drive(flow, self.cache._loops.here())
-        return result
 
     def flow(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Flow[bool] | None:
-        """Everything that a call of the writer invalidates, together; None where that is nothing."""
+        """Everything that a call of the writer invalidates, together; None where that is nothing. ``result``: UNSET
+        where there is none.
+        """
         names = self._signature.bind(*args, **kwargs)
         names.apply_defaults()
-        known = names.arguments if _RESULT in names.arguments else {**names.arguments, _RESULT: result}
+        known: _Names = names.arguments
+        if _RESULT not in known and result is not UNSET:
+            known = {**known, _RESULT: result}
         tellers = [*self._entries(known), *self._groups(known)]
         return tell_abreast(tellers, self.cache._env) if tellers else None
+
+    def interrupted(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow[bool] | None:
+        """The same of a writer that was cancelled, or stopped by Ctrl-C: what it has written, nobody knows. None where
+        that depends on its result, too.
+        """
+        with suppress(Exception):
+            return self.flow(args, kwargs, UNSET)
+        return None
 
     def _entries(self, names: _Names) -> list[Teller]:
         if self._args is None:
@@ -226,10 +265,7 @@ def _check_writer(writer: Any) -> None:
         )
     if not callable(writer) or isinstance(writer, type):
         raise ConfigurationError(f"@cache.invalidates(…) decorates a function that writes, not {name}")
-    inner = writer
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+    if inspect.isgeneratorfunction(writer) or inspect.isasyncgenfunction(writer):
         raise ConfigurationError(
             f"{name} is a generator: nobody knows when it has written. Decorate the function that consumes it, or "
             "invalidate in it, after the last write"

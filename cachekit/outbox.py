@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from cachekit.errors import Refused
 from cachekit.hooks import Hooks, Replayed
 from cachekit.meta import Reply
-from cachekit.replay import ACKNOWLEDGED, Change, Item, Lot, Replay
+from cachekit.replay import Change, Item, Lot, Replay
+from cachekit.tombstones import is_gone
 
 if TYPE_CHECKING:
     from cachekit.spool import Spool
@@ -97,7 +98,7 @@ class Outbox:
         if self.spool is not None:
             self.spool.drop(self.names[server], settled, overflow)
         for reply in replies:
-            if reply.code not in ACKNOWLEDGED:
+            if not is_gone(reply):
                 why = f"{self.names[server]} refused an invalidation: {reply.error or reply.code}"
                 raise Refused(why, server=self.names[server])
         return not self.queues[server]

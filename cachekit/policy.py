@@ -77,6 +77,7 @@ LIBRARY: Final[dict[str, Any]] = {
     "error_ttl": 10.0,
     "codec": None,
     "group": True,
+    "inherit": True,
     "lease": 10.0,
     "near": None,
 }
@@ -124,6 +125,10 @@ class Policy(Frozen, kw_only=True):
         codec: name of a codec, or a codec.
         group: whether ``invalidate_all`` works, as it does by default; False saves the function's generation on every
             hit.
+        inherit: whether an entry also stands under what the cached calls inside of its function stood under, as it does
+            by default. False saves the second round trip that such an entry's hits take, and allows calls of functions
+            of other caches inside; to invalidate what they stand under does not reach this entry then: it serves
+            what they gave until its own ttl ends.
         lease: a span from 1 s to a day, 10 s by default, after which a fill that has not ended may be taken over by
             another caller.
         near: a span or a ``Near``, None by default; for how long a result is also kept in the memory of this process,
@@ -146,6 +151,7 @@ class Policy(Frozen, kw_only=True):
     error_ttl: "SpanLike | Unset" = UNSET
     codec: Any = UNSET
     group: "bool | Unset" = UNSET
+    inherit: "bool | Unset" = UNSET
     lease: "SpanLike | Unset" = UNSET
     near: "Near | SpanLike | Unset | None" = UNSET
 
@@ -212,6 +218,7 @@ class Terms(Frozen):
     cache_if: Any = None
     errors: tuple[type[Exception], ...] = ()
     error_ttl_s: float = 10.0
+    inherit: bool = True
 
 
 def terms_of(policy: Policy) -> Terms:
@@ -231,6 +238,7 @@ def terms_of(policy: Policy) -> Terms:
         cache_if=chosen.cache_if,
         errors=chosen.errors,
         error_ttl_s=parse_span("error_ttl", chosen.error_ttl),
+        inherit=chosen.inherit,
     )
 
 

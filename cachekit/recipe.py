@@ -40,7 +40,9 @@ _PLAIN_TERMS = Terms()
 
 
 TAG_QUESTIONS = (b"mg %%b c N%d O%%d\r\n" % TAG_LIFE_S, b"mg %%b c N%d E%%d O%%d\r\n" % TAG_LIFE_S)
-"""Asks for the generation of a tag, under a token; and the same with the CAS number that it is to get."""
+"""What asks for the generation of a tag, to be filled with its key and a token; and the same with the CAS number that
+its record is to get.
+"""
 
 
 CLOSER = b" c v N"
@@ -91,7 +93,8 @@ class Recipe:
 
     __slots__ = (
         "delta_s", "enveloped", "generations", "grouped", "jitter", "lease_s", "max_value_bytes", "name",
-        "near", "packer", "prefix", "read_template", "steady", "stub_s", "tally", "templates", "terms", "ttl", "warned",
+        "near", "packer", "prefix", "read_template", "steady", "stub_s", "tagged", "tally", "templates",
+        "terms", "ttl", "warned",
     )  # fmt: skip
 
     def __init__(
@@ -120,7 +123,7 @@ class Recipe:
         self.enveloped = enveloped
         self.max_value_bytes = max_value_bytes
         self.prefix = prefix
-        self.near: "Tier | None" = None
+        self.near: Tier | None = None
         """Where results are kept in the memory of this process, too."""
         self.tally = Tally()
         self.warned: set[str] = set()
@@ -141,6 +144,8 @@ class Recipe:
             for what, flags in asking.items()
             for explicit in (False, True)
         }
+        self.tagged: dict[tuple[str, bool, int], bytes] = {}
+        """The same for entries that bear so many tags, made at first need."""
 
     def _template(self, asking: bytes, explicit: bytes) -> bytes:
         """What a read is filled into: key, perhaps a CAS number, token; and again for each generation."""
@@ -171,6 +176,14 @@ class Recipe:
         own, _, questions = request.partition(b"\r\n")
         return own + b"\r\n" + questions.replace(b" c N", CLOSER)
 
+    def read_tagged(self, key: bytes, opaque: int, tags: tuple[bytes, ...]) -> bytes:
+        """``read`` for hits on entries that bear ``tags``, where the server counts: as quick as it can be."""
+        many = len(tags)
+        template = self.tagged.get(("read", False, many)) or self._tagged("read", False, many)
+        words: list[Any] = [opaque] * (2 * many + 2 + len(self.generations))
+        words[: 2 * many + 2 : 2] = (key, *tags)
+        return template % tuple(words)
+
     def split(self, *, explicit: bool = False) -> tuple[bytes, bytes]:
         """What a read and the question for its one generation are filled into, apart: (key, token) and (token,), with a
         CAS number before each token where it is ``explicit``. For who asks the question once behind many reads.
@@ -184,13 +197,14 @@ class Recipe:
 
     def _filled(self, what: str, key: bytes, opaque: int, number: int, tags: tuple[bytes, ...]) -> bytes:
         token = (number, opaque) if number else (opaque,)
-        template, behind = self.templates[what, bool(number)], len(self.generations)
-        if not tags:
-            return template % (key, *token, *token * behind)
-        own, _, rest = template.partition(b"\r\n")
-        asked = TAG_QUESTIONS[bool(number)]
-        asking = [asked % (tag, *token) for tag in tags]
-        return b"".join([own % (key, *token), b"\r\n", *asking, rest % (token * behind)])
+        named = [word for each in (key, *tags) for word in (each, *token)]
+        kind = what, bool(number), len(tags)
+        return (self.tagged.get(kind) or self._tagged(*kind)) % (*named, *token * len(self.generations))
+
+    def _tagged(self, what: str, explicit: bool, tags: int) -> bytes:
+        own, end, behind = self.templates[what, explicit].partition(b"\r\n")
+        found = self.tagged[what, explicit, tags] = own + end + TAG_QUESTIONS[explicit] * tags + behind
+        return found
 
     def expire_request(self, key: bytes, opaque: int, number: int = 0) -> bytes:
         """Mark what stands there as stale: the next reader gets the W, the others may be served it meanwhile. It ends

@@ -29,15 +29,13 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from cachekit.meta import Reply, md
+from cachekit.tombstones import is_gone, tombstone
 
 LIMIT = 10_000
 """Most keys kept for one server: about 2 MB."""
 
 LOT = 256
 """Most keys told at a time."""
-
-ACKNOWLEDGED = ("HD", "NF")
-"""What a server answers when it has invalidated, or had nothing to invalidate."""
 
 
 class Kind(IntEnum):
@@ -63,10 +61,13 @@ class Item(NamedTuple):
 
 
 class Lot(NamedTuple):
-    """Items that are told at a time, under one token, one reply each. False where there are none."""
+    """Items that are told at a time, under one token, one reply each. False where there are none. ``watched``: hard
+    ones have to show to whoever watches the server (``tombstones.py``).
+    """
 
     items: Sequence[Item]
     opaque: int
+    watched: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.items)
@@ -79,6 +80,9 @@ class Lot(NamedTuple):
     def request(self) -> bytes:
         """The commands."""
         hard, soft = b"O%d" % self.opaque, b"I O%d" % self.opaque
+        if self.watched:
+            opaque = self.opaque
+            return b"".join([md(i.key, soft) if i.soft else tombstone(i.key, opaque) for i in self.items])
         return b"".join([md(item.key, soft if item.soft else hard) for item in self.items])
 
 
@@ -149,6 +153,7 @@ class Replay:
     def __init__(self, servers: int, limit: int = LIMIT) -> None:
         self.queues = [Queue() for _ in range(servers)]
         self.delivered = self.dropped = 0
+        self.watched = False
         self._limit = limit
         self.forked()
 
@@ -210,7 +215,7 @@ class Replay:
                 queue.bumped = True
                 for key in groups():
                     queue.put(Item(key, False, Kind.GROUP, queue.overflow.at, next(self._marks)))
-            return Lot(queue.first(most), next(self._opaques))
+            return Lot(queue.first(most), next(self._opaques), self.watched)
 
     def answered(
         self, server: int, items: Sequence[Item], replies: Sequence[Reply]
@@ -219,7 +224,7 @@ class Replay:
         not invalidated again; returns those taken out, and the overflow where that is over with them: its groups were
         bumped.
         """
-        done = [item for item, reply in zip(items, replies, strict=True) if reply.code in ACKNOWLEDGED]
+        done = [item for item, reply in zip(items, replies, strict=True) if is_gone(reply)]
         with self._lock:
             queue = self.queues[server]
             settled = [item for item in done if queue.find(item.key) == item]

@@ -39,6 +39,12 @@ logger = logging.getLogger("cachekit")
 
 EXPLICIT_CAS = (1, 6, 27)
 """The first version that knows the E flag: a CAS number that the client chooses."""
+CONDITIONAL_GET = (1, 6, 40)
+"""The first version that, told by ``mg … C`` what the client has, does not send it again."""
+
+
+def _nobody(index: int) -> None:
+    """Nobody wants to hear of a reconnect."""
 
 
 class Roster:
@@ -58,6 +64,7 @@ class Roster:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.deadline_s = target.options.deadline_s
+        self.watched = target.options.watch
         self.hooks = hooks
         self.embedded: EmbeddedServer | None = None
         if target.scheme == "memory":
@@ -76,6 +83,9 @@ class Roster:
         self.health = [Health() for _ in self.servers]
         self.suspects: set[int] = set()
         self.explicit: set[int] = set()
+        self.conditional: set[int] = set()
+        self.on_reconnect: Callable[[int], None] = _nobody
+        self._met: set[int] = set()
         self.versions_known: set[int] = set()
         self.distrust: dict[int, float] = {}
         self.groups: Callable[[], Iterable[bytes]] = tuple
@@ -109,8 +119,12 @@ class Roster:
         """
         if reply.code == "ERROR":
             raise Refused(f"{self.names[index]}: {reply.error}", server=self.names[index])
-        knows = reply.code == "VERSION" and _version(reply.value or b"") >= EXPLICIT_CAS
-        (self.explicit.add if knows else self.explicit.discard)(index)
+        version = _version(reply.value or b"") if reply.code == "VERSION" else ()
+        for since, known in ((EXPLICIT_CAS, self.explicit), (CONDITIONAL_GET, self.conditional)):
+            (known.add if version >= since else known.discard)(index)
+        if index in self._met:
+            self.on_reconnect(index)
+        self._met.add(index)
         self.versions_known.add(index)
 
     # -- health ------------------------------------------------------------------------------------------------------
@@ -183,6 +197,7 @@ class Roster:
             from cachekit.outbox import Outbox  # noqa: PLC0415 - most processes never need one
 
             self.outbox = Outbox(self.names, self.hooks, self.groups, self.distrust)
+            self.outbox.replay.watched = self.watched
         return self.outbox
 
     def waiting(self, index: int) -> bool:

@@ -44,6 +44,10 @@ class Around:
         """From here on, in this context, the switch counts."""
         off.enter(self._block)
 
+    def switch_on(self) -> None:
+        """Run around the cache."""
+        self.switch(True)
+
     def switch(self, on: bool) -> None:
         """Run around the cache, or not."""
         with self._cache._lock:
@@ -140,7 +144,7 @@ class Transaction:
     def _begin(self) -> None:
         if self._collection is not None:
             raise ConfigurationError("a transaction is begun once; make another with cache.transaction()")
-        self._collection = Collection(self._cache._env, self._around.switch)
+        self._collection = Collection(self._cache._env, self._around.switch_on)
         collect.begin(self._collection)
         self._around.enter()
 

@@ -21,8 +21,8 @@ class Writers:
         tags: str | Iterable[str] | Callable[..., Iterable[str]] = (),
         namespace: str | None = None,
     ) -> Invalidates:
-        """Decorate a function that writes: when it has succeeded, what it makes wrong is invalidated. Where it raises,
-        nothing is.
+        """Decorate a function that writes: when it has succeeded, what it makes wrong is invalidated. Where it raises
+        an exception nothing is; where it is interrupted, it may have written.
 
         Args:
             functions: cached functions, methods or batch loaders of this cache, sync or async. Without ``args`` every

@@ -39,7 +39,7 @@ headers = st.builds(
 marks = st.builds(
     Mark,
     server=st.text(st.characters(codec="utf-8"), max_size=40),
-    key=st.binary(min_size=1, max_size=250),
+    key=st.lists(st.integers(33, 255).filter(lambda byte: byte != 127), min_size=1, max_size=250).map(bytes),
     number=u64,
     named=st.booleans(),
     boot=st.binary(max_size=32),
@@ -168,6 +168,14 @@ def test_unwritable_headers(bad: Header) -> None:
     """A header that does not fit its fields is an error of the writer, never a wrong header."""
     with pytest.raises(ValueError, match="header"):
         seal(bad, b"")
+
+
+@pytest.mark.parametrize("key", [b"", b"two words", b"a\r\nflush_all", b"tab\t", b"\x00", b"\x7f", b"k" * 251])
+def test_what_is_no_key_is_not_asked_for(key: bytes) -> None:
+    """The key in a mark goes out on the wire, perhaps to another server than the one that the entry came from."""
+    sealed = seal(PLAIN._replace(marks=(Mark("", key, 1),)), b"")
+    with pytest.raises(DecodeError, match="mark"):
+        open_envelope(sealed)
 
 
 def test_delta_is_capped() -> None:

@@ -134,3 +134,19 @@ def test_words_mistyped(words: list[str], hint: str) -> None:
     assert done.returncode != 0
     assert hint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_bank() -> None:
+    """Invalidated before the commit the old balance stays; inside a transaction it does not."""
+    done = run("bank.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the database says 70, the cache 100" in done.stdout
+    assert "the database says 40, the cache 40" in done.stdout
+
+
+def test_bank_on_servers(fresh_servers3: Servers) -> None:
+    """The same on real servers, also where they know of an earlier run."""
+    for _ in range(2):
+        output = run("bank.py", "--servers", url_of(*fresh_servers3)).stdout
+        assert "the database says 70, the cache 100" in output
+        assert "the database says 40, the cache 40" in output

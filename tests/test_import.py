@@ -55,12 +55,15 @@ def test_slow_modules_wait_until_they_are_needed(imported: set[str], module: str
         "cachekit.keys.compile",
         "cachekit.codecs.data",
         "cachekit.cli",
+        "cachekit.invalidates",
+        "cachekit.transaction",
+        "cachekit.integrations",
         "cachekit.watch",
         "cachekit.tombstones",
     ],
 )
 def test_parts_wait_until_they_are_needed(imported: set[str], part: str) -> None:
-    """The embedded server, the key compiler, the default codec and the command line load at their first use."""
+    """The embedded server, the key compiler, the default codec, the command line … load at their first use."""
     assert part not in imported
 
 

@@ -36,7 +36,7 @@ def databases_fixture(postgres: Postgres, tmp_path_factory: pytest.TempPathFacto
         "HOST": "127.0.0.1",
         "PORT": str(postgres.port),
     }
-    settings.configure(DATABASES={"default": lite, "postgresql": post}, INSTALLED_APPS=[], USE_TZ=True)
+    settings.configure(DATABASES={"default": lite, "postgresql": post}, LOGGING_CONFIG=None, USE_TZ=True)
     django.setup()
 
     class Item(models.Model):  # type: ignore[misc]
@@ -190,6 +190,10 @@ def test_as_a_decorator(world: World) -> None:
 
     with pytest.raises(LookupError):
         view("never", fail=True)
+    with pytest.raises(LookupError), world.atomic():
+        view("never")
+        raise LookupError
+    assert world.told == []
     assert view("new") == "new"
     assert world.told == [True]
 

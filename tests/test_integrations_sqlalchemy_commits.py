@@ -40,6 +40,35 @@ def test_a_commit_that_does_not_come_back_is_told(world: World, monkeypatch: pyt
     assert world.told.take() == {"user", "user:1"}
 
 
+def test_a_commit_with_open_savepoints_that_does_not_come_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the savepoints were released says nothing of the commit itself."""
+
+    def lost(connection: Any) -> None:
+        raise OperationalError("COMMIT", None, Exception("connection lost"))
+
+    monkeypatch.setattr(world.engine.dialect, "do_commit", lost)
+    with world.maker()() as session:
+        session.begin_nested()
+        session.get_one(User, 1).name = "Grace"
+        with pytest.raises(OperationalError, match="connection lost"):
+            session.commit()
+        session.rollback()
+    assert world.told.take() == {"user", "user:1"}
+    with pytest.raises(OperationalError, match="connection lost"), world.maker().begin() as session:
+        session.begin_nested()
+        session.get_one(User, 2).name = "Bill"
+    assert world.told.take() == {"user", "user:2"}
+
+
+def test_a_released_savepoint_is_no_commit(world: World) -> None:
+    """What is rolled back around it was never committed, and nobody doubts it."""
+    with world.maker()() as session:
+        with session.begin_nested():
+            session.get_one(User, 1).name = "Grace"
+        session.rollback()
+    assert world.told == []
+
+
 def test_a_flush_that_fails_tells_nothing(world: World) -> None:
     """It was no commit."""
     with world.maker()() as session:
@@ -121,6 +150,21 @@ def test_the_writer_reads_around_the_cache(world: World) -> None:
         session.get_one(User, 1).name = "Grace"
         session.commit()
         assert (name(1), name.peek(1), world.cache.off) == ("Grace", "Grace", 0)
+
+
+def test_a_savepoint_that_is_rolled_back_gives_the_cache_back(world: World) -> None:
+    """Nothing of this transaction is uncommitted any more."""
+    with world.maker().begin() as session:
+        with pytest.raises(LookupError), session.begin_nested():
+            session.get_one(User, 1).name = "Grace"
+            session.flush()
+            assert world.cache.is_disabled()
+            raise LookupError
+        assert (world.cache.is_disabled(), world.cache.off) == (False, 0)
+        session.get_one(User, 2).name = "Bill"
+        session.flush()
+        assert world.cache.is_disabled()
+    assert (world.told.take(), world.cache.off) == ({"user", "user:2"}, 0)
 
 
 def test_a_session_that_is_dropped_gives_the_cache_back(world: World) -> None:

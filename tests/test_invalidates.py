@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -153,6 +154,22 @@ def test_a_writer_that_raises_invalidates_nothing(local: Reports) -> None:
     assert local.left() == ALL
 
 
+def test_an_interrupted_writer_may_have_written(local: Reports) -> None:
+    """Ctrl-C tells nothing of what the database did: void is the safe side. What only the result would tell stays."""
+
+    @local.cache.invalidates(local.other, args=lambda user_id: (user_id,), tags=["user:{user_id}"])
+    def interrupted(user_id: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(1)
+    assert local.left() == ALL - {"other 1", "report 1", "june 1"}
+    unknown: Any = local.cache.invalidates(tags=["user:{result}"])(interrupted.__wrapped__)  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        unknown(2)
+    assert local.left() == ALL - {"other 1", "report 1", "june 1"}
+
+
 def test_the_entries_stand_until_the_writer_has_returned(local: Reports) -> None:
     """Invalidated before, they would be filled again with what is about to be replaced."""
     seen: list[set[str]] = []
@@ -226,6 +243,7 @@ def generator() -> Iterator[int]:
         (lambda shop: shop.cache.invalidates(tags=lambda a, b, c: [])(write), "tags= can't be"),
         (lambda shop: shop.cache.invalidates(namespace=3), "namespace=3"),
         (lambda shop: shop.cache.invalidates(shop.report)(generator), "generator is a generator: nobody knows when"),
+        (lambda shop: shop.cache.invalidates(shop.report)(functools.partial(generator)), "is a generator"),
         (lambda shop: shop.cache.invalidates(shop.report)(shop.other), "a cached function, which runs only where"),
         (lambda shop: shop.cache.invalidates(shop.report)(3), "decorates a function that writes"),
     ],

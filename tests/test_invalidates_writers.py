@@ -63,6 +63,31 @@ def test_async_writers_await_it(run: Run[None], server: Any) -> None:
     run(main())
 
 
+@on_both_loops
+def test_a_cancelled_writer_may_have_written(run: Run[None]) -> None:
+    """The entries are void, and the task is cancelled."""
+
+    async def main() -> None:
+        shop = Reports(make_cache())
+        shop.warm()
+        begun = asyncio.Event()
+
+        @shop.cache.invalidates(shop.report)
+        async def writer() -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(writer())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert shop.left() == ALL - {"report 1", "june 1", "report 2"}
+        await shop.cache.aclose()
+
+    run(main())
+
+
 def test_a_sync_writer_voids_an_async_functions_entries(server: Any) -> None:
     """Where no loop runs."""
     cache = Cache(url_of(server) + "?deadline=5s", prefix="sync-writer")

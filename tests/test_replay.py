@@ -43,7 +43,7 @@ def test_an_acknowledged_item_is_gone(code: str) -> None:
     assert (list(settled), overflow, len(replay.queues[1]), replay.delivered) == (list(items), None, 0, 1)
 
 
-@pytest.mark.parametrize("code", ["ERROR", "EX", "NS", "VA"])
+@pytest.mark.parametrize("code", ["ERROR", "EX", "VA"])
 def test_what_was_not_acknowledged_stays(code: str) -> None:
     """Whatever else a server says is no acknowledgement."""
     replay = Replay(1)
@@ -92,6 +92,18 @@ def test_commands() -> None:
     lot = Lot(items, 7)
     assert (lot.request(), lot.expected, bool(lot)) == (b"md a O7\r\nmd b I O7\r\n", 2, True)
     assert not Lot([], 7)
+
+
+def test_on_a_watched_ring_hard_ones_show() -> None:
+    """They are told as they would have been: by stores that expire at once, whose NS says that nothing was there."""
+    replay = Replay(1)
+    replay.watched = True
+    replay.keep(0, [b"a"], 5.0)
+    replay.keep(0, [b"b"], 5.0, soft=True)
+    lot = replay.lot(0)
+    assert lot.request() == b"ms a 0 T-1 MR O%d\r\n\r\nmd b I O%d\r\n" % (lot.opaque, lot.opaque)
+    replay.answered(0, lot.items, [Reply("NS"), HD])
+    assert not replay.queues[0]
 
 
 def test_tokens_differ() -> None:
@@ -286,7 +298,8 @@ def outbox_of(hooks: Hooks | None = None, distrust: dict[int, float] | None = No
 def test_a_server_that_was_told_everything_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     """One line when the first is kept, one when all are told; one event; no key in either."""
     caplog.set_level(logging.INFO, "cachekit")
-    hooks, events = Hooks(), []
+    events: list[Replayed] = []
+    hooks = Hooks()
     hooks.on_replay(events.append)
     outbox = outbox_of(hooks)
     for key in (b"secret-1", b"secret-2", b"secret-3"):

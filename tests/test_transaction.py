@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
@@ -116,10 +117,11 @@ def test_each_is_sent_once_and_hard_beats_soft(local: Shop) -> None:
     with local.cache.transaction():
         local.row.invalidate(1)
         local.row.expire(1)
-        local.cache.expire_tags("row:2")
-        local.cache.invalidate_tags("row:2")
+        local.cache.expire_tags("row:2", "row:4")
         local.cache.invalidate_tags("row:2", "row:3")
-    assert [(each.name, each.soft) for each in local.told] == [("", False), ("row:2", False), ("row:3", False)]
+        local.cache.expire_tags("row:3")
+    told = sorted((each.name, each.soft) for each in local.told)
+    assert told == [("", False), ("row:2", False), ("row:3", False), ("row:4", True)]
 
 
 def test_all_go_out_in_one_window(servers3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +256,17 @@ def test_on_commit_inside_a_block_waits_for_both(local: Shop) -> None:
         with local.cache.transaction(on_commit=later.append):
             local.cache.invalidate_tags("row:1")
         later.pop()()
+        assert local.told == []
+    assert [each.name for each in local.told] == ["row:1"]
+
+
+def test_on_commit_looks_further_out_where_the_block_around_has_ended(local: Shop) -> None:
+    """To the next that goes on."""
+    later: list[Callable[[], bool]] = []
+    with local.cache.transaction():
+        with local.cache.transaction(), local.cache.transaction(on_commit=later.append):
+            local.cache.invalidate_tags("row:1")
+        contextvars.Context().run(later.pop())
         assert local.told == []
     assert [each.name for each in local.told] == ["row:1"]
 

@@ -218,8 +218,6 @@ class AsyncFleet:
                 if index not in roster.versions_known:
                     (reply,) = Parser().feed(await connection.ask(b"version\r\n", 1))
                     roster.note_version(index, reply)
-                if roster.waiting(index):
-                    await self._tell(connection)
             if connection.closed:  # before it was used: kept, it would be in the way of every other
                 raise Unreachable(f"{server.name} closed the connection", server=server.name)
         except BaseException as error:

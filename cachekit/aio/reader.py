@@ -29,9 +29,9 @@ from cachekit.recipe import Recipe
 
 Function = Callable[..., Any]
 TagsOf = Callable[..., tuple[bytes, ...]]
-Reader = Callable[[bytes, Function, tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]]
-"""Takes a wire key, and the function and arguments that make its value; the coroutine returns the stored value or a
-computed one.
+Reader = Callable[..., Coroutine[Any, Any, Any]]
+"""Takes a wire key, and the function and arguments that make its value, and perhaps a ticket under which the near tier
+may keep it; the coroutine returns the stored value or a computed one.
 """
 
 
@@ -60,11 +60,13 @@ def _under_a_generation(slow: _SlowPath) -> Reader:
     inside = FILLING.get  # inside of a run, that run must know of this call: the flows tell it
     (own, question), (own_numbered, question_numbered) = recipe.split(), recipe.split(explicit=True)
 
-    async def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def read(
+        key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
+    ) -> Any:
         index = table[crc32(key) & mask]
         fleet = fleets.get(get_running_loop())
         if fleet is None or index in suspects or (line := fleet.lines[index]) is None:
-            return await slow.from_the_start(key, function, args, kwargs)
+            return await slow.from_the_start(key, function, args, kwargs, ticket)
         opaque = next(tokens)
         group = line.groups.get(generation)
         if index in explicit:
@@ -76,14 +78,18 @@ def _under_a_generation(slow: _SlowPath) -> Reader:
         try:
             reply, group = await answer
         except ServerError as error:
-            return await slow.after_failure(slow.job(key, function, args, kwargs), fleet, line, answer, opaque, error)
+            return await slow.after_failure(
+                slow.job(key, function, args, kwargs, ticket), fleet, line, answer, opaque, error
+            )
         except BaseException:
-            slow.left(slow.job(key, function, args, kwargs), fleet, line, answer, opaque)
+            slow.left(slow.job(key, function, args, kwargs, ticket), fleet, line, answer, opaque)
             raise
         value = NOT_PLAIN if inside() else glance(key, reply, opaque, index, group.number)
         if value is not NOT_PLAIN and value is not EARLY:
+            if ticket is not None:
+                slow.keep(ticket, key, index, reply, value, ())
             return value
-        job, data = slow.job(key, function, args, kwargs), group.whole(reply, opaque)
+        job, data = slow.job(key, function, args, kwargs, ticket), group.whole(reply, opaque)
         return await slow.after_answer(job, fleet, line, data, opaque, early=value is EARLY)
 
     return read
@@ -94,29 +100,38 @@ def _under_its_own(slow: _SlowPath) -> Reader:
     recipe, loops, env, tags_of = slow.recipe, slow.loops, slow.env, slow.tags_of
     roster, fleets, common = loops.roster, loops.fleets, len(recipe.generations)
     table, mask, suspects = roster.ring.table, roster.ring.mask, roster.suspects
-    tokens, glance, explicit = env.opaques, glance_at(recipe, env), env.explicit
+    tokens, glance, explicit, asking = env.opaques, glance_at(recipe, env), env.explicit, recipe.read_tagged
     inside = FILLING.get  # as above
 
-    async def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def read(
+        key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
+    ) -> Any:
         tags = tags_of(*args, **kwargs) if tags_of is not None else ()
         index = table[crc32(key) & mask]
         fleet = fleets.get(get_running_loop())
         if fleet is None or index in suspects or (line := fleet.lines[index]) is None:
-            return await slow.from_the_start(key, function, args, kwargs)
+            return await slow.from_the_start(key, function, args, kwargs, ticket)
         opaque, groups = next(tokens), len(tags) + common
-        request = recipe.read(key, opaque, env.number(index) if index in explicit else 0, tags=tags)
+        if index in explicit:
+            request = recipe.read(key, opaque, env.number(index), tags=tags)
+        else:
+            request = asking(key, opaque, tags)
         answer = line.ask(request, 1 + groups)
         try:
             data = await answer
         except ServerError as error:
-            return await slow.after_failure(slow.job(key, function, args, kwargs), fleet, line, answer, opaque, error)
+            return await slow.after_failure(
+                slow.job(key, function, args, kwargs, ticket), fleet, line, answer, opaque, error
+            )
         except BaseException:
-            slow.left(slow.job(key, function, args, kwargs), fleet, line, answer, opaque)
+            slow.left(slow.job(key, function, args, kwargs, ticket), fleet, line, answer, opaque)
             raise
         value = NOT_PLAIN if inside() else glance(key, data, opaque, index, None, groups)
         if value is not NOT_PLAIN and value is not EARLY:
+            if ticket is not None:
+                slow.keep(ticket, key, index, data, value, tags)
             return value
-        job = slow.job(key, function, args, kwargs)
+        job = slow.job(key, function, args, kwargs, ticket)
         return await slow.after_answer(job, fleet, line, data, opaque, early=value is EARLY)
 
     return read
@@ -128,16 +143,25 @@ class _SlowPath:
     def __init__(self, recipe: Recipe, loops: Loops, env: Env, tags_of: TagsOf | None) -> None:
         self.recipe, self.loops, self.env, self.tags_of = recipe, loops, env, tags_of
 
-    def job(self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+    def job(
+        self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
+    ) -> Job:
         """The call as the flows want it."""
         tags = self.tags_of(*args, **kwargs) if self.tags_of is not None else ()
-        return Job(self.recipe, key, self.loops.roster.ring.index(key), partial(function, *args, **kwargs), tags)
+        index = self.loops.roster.ring.index(key)
+        return Job(self.recipe, key, index, partial(function, *args, **kwargs), tags, ticket)
+
+    def keep(self, ticket: Any, key: bytes, index: int, data: bytes, value: Any, tags: tuple[bytes, ...]) -> None:
+        """Keep a plain hit in the near tier."""
+        from cachekit.flows.nearby import keep_plain  # noqa: PLC0415 - few functions have one
+
+        keep_plain(Job(self.recipe, key, index, _nothing, tags, ticket), self.env, data, value)
 
     async def from_the_start(
-        self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
     ) -> Any:
         """Nothing has been asked yet."""
-        return await run(call(self.job(key, function, args, kwargs), self.env, None), self.loops.here())
+        return await run(call(self.job(key, function, args, kwargs, ticket), self.env, None), self.loops.here())
 
     async def uncached(self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The ttl is 0."""
@@ -199,3 +223,7 @@ class _SlowPath:
             heard(answer.result())
         else:
             line.entrust(answer, heard)
+
+
+def _nothing() -> None:
+    """What a hit computes."""

@@ -34,6 +34,7 @@ which is all that a plain hit needs; nothing of the value is copied or decoded b
 
 # Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
+import re
 import struct
 from typing import Final, NamedTuple
 
@@ -52,6 +53,8 @@ HEAD: Final = struct.Struct(">BBH16sQQQQIIQ")
 _FIXED: Final = HEAD.size - 8
 _MORE: Final = struct.Struct(">QQ")
 _U32_MAX: Final = 2**32 - 1
+_KEY: Final = re.compile(rb"[^\x00-\x20\x7f]{1,250}").fullmatch
+"""What may be asked for: what stands in a mark goes out on the wire."""
 
 
 class Mark(NamedTuple):
@@ -180,7 +183,10 @@ def _read_marks(data: bytes, at: int, end: int) -> tuple[Mark, ...]:
             server = take(number(2)).decode()
         except UnicodeDecodeError:
             raise DecodeError("an envelope with a mark of a server without a name") from None
-        found.append(Mark(server, take(number(1)), number(8), named, take(number(1))))
+        key = take(number(1))
+        if not _KEY(key):
+            raise DecodeError("an envelope with a mark under no key")
+        found.append(Mark(server, key, number(8), named, take(number(1))))
     if not found:
         raise DecodeError("an envelope of version 2 without marks")
     return tuple(found)

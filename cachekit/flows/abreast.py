@@ -11,7 +11,7 @@ from typing import Any
 
 from cachekit.env import Env
 from cachekit.errors import ServerError
-from cachekit.ops import BATCH_BYTES, BATCH_KEYS, Exchange, Flow, Gather, Replies
+from cachekit.ops import BATCH_BYTES, BATCH_KEYS, Exchange, Flow, Gather, Op, Replies
 from cachekit.tally import Tally
 
 Teller = Callable[[Env], Flow[bool]]
@@ -63,16 +63,10 @@ class _Lane:
 
     def go_on(self) -> bool:
         """Let it run to what it wants next; False: it has ended."""
-        outcomes: Any = self.outcomes
         try:
-            if not self.wants:
-                op = next(self.flow)
-            elif not self.single:
-                op = self.flow.send(outcomes)
-            elif isinstance(outcomes[0], ServerError):
-                op = self.flow.throw(outcomes[0])
-            else:
-                op = self.flow.send(outcomes[0])
+            op = self._next()
+            while isinstance(op, Gather) and not op.exchanges:
+                op = self.flow.send([])
         except StopIteration as end:
             self.value = end.value
             return False
@@ -82,6 +76,17 @@ class _Lane:
         self.wants = (op,) if isinstance(op, Exchange) else op.exchanges
         self.outcomes = [None] * len(self.wants)
         return True
+
+    def _next(self) -> Op:
+        """Give it the outcomes of what it wanted last."""
+        outcomes: Any = self.outcomes
+        if not self.wants:
+            return next(self.flow)
+        if not self.single:
+            return self.flow.send(outcomes)
+        if isinstance(outcomes[0], ServerError):
+            return self.flow.throw(outcomes[0])
+        return self.flow.send(outcomes[0])
 
 
 def _abreast(flows: Sequence[Flow[Any]], token: int) -> Flow[list[Any]]:

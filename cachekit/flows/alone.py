@@ -5,39 +5,82 @@
 from typing import Any
 
 from cachekit.env import Env, Job
-from cachekit.errors import DecodeError
+from cachekit.errors import DecodeError, ServerError
 from cachekit.flights import Flight
 from cachekit.flows.frames import Filling, Notes, around
-from cachekit.flows.marks import hand_on, hand_up
-from cachekit.ops import Compute, Flow, Join
+from cachekit.flows.marks import hand_on, hand_up, notes_for
+from cachekit.ops import Compute, Exchange, Flow, Join, Replies
+from cachekit.recipe import numbers
 
 ROUNDS = 64
 """Times that a call may find something void under its hands before it stops fighting for the lease and just runs."""
 
 FOREVER_S = 3600.0
 
+Stands = tuple[tuple[int, ...], float]
+"""Generations, and the monotonic seconds before they were asked for."""
+NO_GROUPS: Stands = (), 0.0
+"""There are none, or none that anybody need be told of."""
+
 
 def run_uncached(job: Job, env: Env) -> Flow[Any]:
-    """The ttl is 0: nothing is asked, and nothing stored."""
+    """The ttl is 0: nothing is stored, and nothing asked, but for the sake of a run that this one is inside of."""
     env.missed(job, "ttl 0")
-    return (yield from run_bare(job, env, reason="ttl 0"))
+    stands = (yield from _groups_now(job, env)) if job.groups and around() else NO_GROUPS
+    return (yield from run_bare(job, env, reason="ttl 0", stands=stands))
+
+
+def _groups_now(job: Job, env: Env) -> Flow[Stands | None]:
+    """The generations over an entry that is not asked for; None where they can't be had."""
+    opaque = env.opaque()
+    _, _, behind = job.recipe.read(job.key, opaque, env.number(job.server), tags=job.tags).partition(b"\r\n")
+    try:
+        replies: Replies = yield Exchange(job.server, behind, len(job.groups), opaque, retry=True)
+    except ServerError as error:
+        env.trouble(job, error)
+        return None
+    found = numbers(replies.replies)
+    return None if found is None else (found, replies.sent_at)
 
 
 def run_bare(
-    job: Job, env: Env, flight: Flight | None = None, reason: str = "no lease", *, itself: bool = False
+    job: Job,
+    env: Env,
+    flight: Flight | None = None,
+    reason: str = "no lease",
+    *,
+    stands: Stands | None = None,
+    notes: Notes | None = None,
 ) -> Flow[Any]:
-    """Just run the function, and count it. ``flight``: the one that this run flies. ``itself``: it runs inside of a run
-    of the same entry, which stands under all that this one does.
+    """Just run the function, and count it. ``flight``: the one that this run flies. ``stands``: the generations that it
+    stands under, where they are known. ``notes``: who reads what it says.
     """
-    began, notes = env.monotonic(), Notes()
+    began, notes = env.monotonic(), notes or notes_for(job)
     try:
         value = yield Compute(job.compute, Filling(env.flights, job.key, began + job.recipe.lease_s, notes, flight))
     finally:
-        hand_up(notes)
-        if reason == "no lease" and not itself:
-            hand_on(job, env, None, began)
+        if flight is not None:
+            flight.again = notes.said
+        hand_up(env, notes)
+        if stands is not NO_GROUPS:
+            hand_on(job, env, *(stands or (None if job.groups else (), began)))
     env.filled(job, env.monotonic() - began, reason)
     return value
+
+
+def inside_itself(job: Job, env: Env) -> bool:
+    """Whether the current code runs inside a fill of the same entry: then it must run, and not wait for itself."""
+    return any(outer.flights is env.flights and outer.fills(job.key) for outer in around())
+
+
+def run_inside_itself(job: Job, env: Env) -> Flow[Any]:
+    """Run inside of a run of the same entry. What that one stands under was asked for before this one began."""
+    outer = around()
+    same = next(each for each in reversed(outer) if each.flights is env.flights and each.fills(job.key))
+    stands = None if same.more else same.notes.under
+    if same is outer[-1] and (len(same.more) < 2 or not job.tags):
+        stands = NO_GROUPS  # all that stands over this run stands over that one
+    return (yield from run_bare(job, env, stands=stands))
 
 
 def longest_wait_s(env: Env) -> float:
@@ -100,12 +143,14 @@ def _wait_unprotected(job: Job, env: Env, flight: Flight) -> Flow[Any]:
 
 def relieve(job: Job, env: Env, flight: Flight, cas: int | None) -> Flow[Any]:
     """Run beside the pilot, and land his flight for everybody who waits for it."""
+    notes = notes_for(job)
     try:
-        value = yield from run_bare(job, env)
+        value = yield from run_bare(job, env, notes=notes)
     except Exception as error:
         env.flights.crash(job.key, cas, error, flight)
         del flight  # as above
         raise
+    flight.again = notes.said
     env.flights.land(job.key, cas, job.recipe.pack(value, env.now, env.random).packed, flight)
     return value
 
@@ -116,7 +161,8 @@ def outcome_of(job: Job, env: Env, flight: Flight) -> Flow[Any]:
     A value that can't be copied is the pilot's alone (a generator can be read but once, a connection used by one
     thread), so there each waiter runs the function himself, all at the same time.
     """
-    hand_on(job, env, *(flight.stands or (None, 0.0)))
+    plain = not job.groups and not flight.again
+    hand_on(job, env, *(flight.stands or (() if plain else None, 0.0)))
     if flight.error is not None:
         raise flight.error
     if flight.payload is not None:

@@ -25,13 +25,13 @@ from cachekit.codecs.note import ABSENT, NOTE_FLAGS
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError, Unreachable
 from cachekit.expiry import Ttl, lifetime_s
-from cachekit.flows.alone import run_uncached, run_unprotected
-from cachekit.flows.call import call, inside_itself
+from cachekit.flows.alone import inside_itself, run_uncached, run_unprotected
+from cachekit.flows.call import call
 from cachekit.flows.fill import fill, refresh
 from cachekit.flows.lease import Lease
 from cachekit.flows.marks import hand_on
 from cachekit.flows.tell import Request, tell
-from cachekit.flows.together import ComputeAll, SharedEnv, Together, lot_size
+from cachekit.flows.together import ComputeAll, SharedEnv, Together, lot_size, nobody_runs
 from cachekit.meta import Reply
 from cachekit.ops import Exchange, Flow, Gather, Replies
 from cachekit.policy import Judgement, Verdict
@@ -199,7 +199,7 @@ class _Window:
         except DecodeError:
             return False
         job = self.jobs[position]
-        hand_on(job, self.env, judgement.header.generations if judgement.header is not None else None, sent_at)
+        hand_on(job, self.env, judgement.header.generations if judgement.header is not None else (), sent_at)
         self.env.hit(job, judgement.header)
         return True
 
@@ -217,8 +217,4 @@ def tell_all(jobs: list[Job], env: Env, request: Request) -> Flow[list[bool]]:
     """Send an invalidation of each entry, in common windows; whether its server has acknowledged it."""
     shared = SharedEnv(env, jobs[0].recipe)
     flows = [tell(job, shared, request) for job in jobs]
-    return (yield from Together(flows, range(len(jobs)), shared, _nobody_runs).values())
-
-
-def _nobody_runs(positions: list[int]) -> list[Any]:
-    raise AssertionError(f"{len(positions)} invalidations want to run a loader")
+    return (yield from Together(flows, range(len(jobs)), shared, nobody_runs).values())

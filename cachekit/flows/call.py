@@ -4,13 +4,13 @@
 
 from typing import Any, NamedTuple
 
-from cachekit.codecs.envelope import Header
 from cachekit.env import Env, Job
-from cachekit.errors import DecodeError, ServerError
-from cachekit.flows.alone import ROUNDS, run_bare, run_unprotected
+from cachekit.errors import DecodeError
+from cachekit.flows.alone import ROUNDS, inside_itself, run_inside_itself, run_unprotected
 from cachekit.flows.fill import fill, pass_by
-from cachekit.flows.frames import around
 from cachekit.flows.lease import (
+    NOTHING_KNOWN,
+    Known,
     Lease,
     ReadFailed,
     Standing,
@@ -23,7 +23,7 @@ from cachekit.flows.lease import (
     slide,
     void_and_read,
 )
-from cachekit.flows.marks import Known, confirmed, hand_on, snapshot
+from cachekit.flows.marks import confirmed, hand_on, snapshot
 from cachekit.flows.refresh import renew
 from cachekit.flows.wait import Patience
 from cachekit.ops import Flow, Replies
@@ -37,7 +37,7 @@ def call(job: Job, env: Env, replies: Replies | None, *, early: bool = False) ->
     ``early``: the reader has drawn already, and found the entry due before its ttl.
     """
     if inside_itself(job, env):
-        return (yield from run_bare(job, env, itself=True))
+        return (yield from run_inside_itself(job, env))
     patience = Patience(job, env)
     try:
         return (yield from _compete(job, env, patience, replies, early))
@@ -51,13 +51,8 @@ def call(job: Job, env: Env, replies: Replies | None, *, early: bool = False) ->
 def without_server(job: Job, env: Env) -> Flow[Any]:
     """The value of ``job`` when its server was asked and did not answer."""
     if inside_itself(job, env):
-        return (yield from run_bare(job, env, itself=True))
+        return (yield from run_inside_itself(job, env))
     return (yield from run_unprotected(job, env))
-
-
-def inside_itself(job: Job, env: Env) -> bool:
-    """Whether the current code runs inside a fill of the same entry: then it must run, and not wait for itself."""
-    return any(outer.flights is env.flights and (outer.key == job.key or job.key in outer.more) for outer in around())
 
 
 class _Sight(NamedTuple):
@@ -88,7 +83,7 @@ _FOLLOWED_BY_A_RUN = frozenset({Verdict.VOID, Verdict.PASS})
 def _compete(job: Job, env: Env, patience: Patience, replies: Replies | None, early: bool) -> Flow[Any]:
     """Read, judge and act until there is a value: a stored one, somebody else's, or one's own."""
     eagerness, claimed = CERTAIN if early else env.draw(job.recipe.terms.beta), False
-    closer, known = False, dict[bytes, int]()
+    closer, known = False, NOTHING_KNOWN
     while patience.rounds < ROUNDS:
         if replies is None:
             replies = yield from ask(read(job, env, closer=closer))
@@ -97,8 +92,8 @@ def _compete(job: Job, env: Env, patience: Patience, replies: Replies | None, ea
             patience.missed("no CAS")
             break
         sight = _look(job, env, replies, eagerness)
-        if known or _marked(sight):
-            sight = yield from _under_marks(job, env, sight, known)
+        if known.numbers or _marked(sight):
+            sight, known = yield from _under_marks(job, env, sight, known)
         verdict = sight.verdict
         if verdict is Verdict.DUE and not claimed:
             try:
@@ -174,36 +169,32 @@ def _marked(sight: _Sight) -> bool:
     return header is not None and bool(header.marks)
 
 
-def _under_marks(job: Job, env: Env, sight: _Sight, known: dict[bytes, int]) -> Flow[_Sight]:
-    """The same sight, with what the marks in the entry tell. The numbers of its tags are added to ``known``, for a run
-    that may follow.
+def _under_marks(job: Job, env: Env, sight: _Sight, known: Known) -> Flow[tuple[_Sight, Known]]:
+    """The same sight, with what the marks in the entry tell; and ``known`` with their numbers, for a run that may
+    follow.
     """
     standing, judgement = sight.standing, sight.standing.judgement
-    header = judgement.header
-    if header is None or not header.marks:
-        pass
-    elif judgement.verdict in _FOLLOWED_BY_A_RUN:
-        known.update((yield from _snapshot(job, env, header)))
-        if not all(mark.number for mark in header.marks):
-            # Nothing but the age of its tags was in the way: one run under the lease will do.
-            judgement = judgement._replace(verdict=Verdict.VOID)
-    elif judgement.verdict in _JUDGED_BY_MARKS:
-        held, numbers = yield from confirmed(job, env, header)
-        known.update(numbers)
-        if held is Verdict.VOID:
-            judgement = judgement._replace(verdict=held)
-        elif held is Verdict.SOFT:
-            judgement = judgement._replace(verdict=softened(standing.reply, header, judgement.age_ms))
-    return sight._replace(standing=standing._replace(judgement=judgement), lease=sight.lease._replace(known=known))
-
-
-def _snapshot(job: Job, env: Env, header: Header) -> Flow[Known]:
-    """The numbers of the tags that a pass marker names; none where they can't be had."""
+    header, verdict = judgement.header, judgement.verdict
     try:
-        return (yield from snapshot(job, env, header))
-    except ServerError as error:
-        env.trouble(job, error)
-        return {}
+        if header is None or not header.marks:
+            pass
+        elif verdict in _FOLLOWED_BY_A_RUN:
+            known = known.and_also((yield from snapshot(job, env, header)))
+            if not all(mark.number for mark in header.marks):
+                # Nothing but the age of its tags was in the way: one run under the lease will do.
+                verdict = Verdict.VOID
+        elif verdict in _JUDGED_BY_MARKS:
+            held, numbers = yield from confirmed(job, env, header)
+            known = known.and_also(numbers)
+            if held is not Verdict.FRESH:
+                soft = held is Verdict.SOFT
+                verdict = softened(standing.reply, header, judgement.age_ms) if soft else Verdict.VOID
+    except BaseException:
+        if standing.reply.won:
+            env.read_lost(job.key)  # who calls next need not wait for the one who was interrupted
+        raise
+    standing = standing._replace(judgement=judgement._replace(verdict=verdict))
+    return sight._replace(standing=standing, lease=sight.lease.knowing(known)), known
 
 
 def _answer(job: Job, env: Env, patience: Patience, sight: _Sight) -> Flow[tuple[Any] | None]:
@@ -247,6 +238,10 @@ def _serve(job: Job, env: Env, patience: Patience, lease: Lease, standing: Stand
     except Recalled as recall:
         recalled = recall.error
     patience.served(standing.judgement)
+    if job.ticket is not None and recalled is None:
+        from cachekit.flows.nearby import keep_served  # noqa: PLC0415 - few functions have a near tier
+
+        keep_served(job, env, standing, value)
     if standing.judgement.header is not None:
         hand_on(job, env, standing.judgement.header.generations, standing.since, standing.judgement.header.marks)
     if standing.reply.won:

@@ -26,20 +26,20 @@ class Mark(NamedTuple):
 class Collection:
     """What one transaction has collected, each entry, function, tag or namespace once, by its wire key.
 
-    ``env``: the surroundings of its cache. ``outer``: the transaction that it is inside of. ``on_change`` is told
-    whether there is anything in it, when that changes. Thread-safe.
+    ``env``: the surroundings of its cache. ``outer``: the transaction that it is inside of. ``on_mark`` is called for
+    whatever is collected. Thread-safe.
     """
 
-    __slots__ = ("_lock", "_on_change", "env", "marks", "outer", "over")
+    __slots__ = ("_lock", "_on_mark", "env", "marks", "outer", "over")
 
-    def __init__(self, env: Env, on_change: Callable[[bool], None]) -> None:
+    def __init__(self, env: Env, on_mark: Callable[[], None]) -> None:
         self.env = env
         self.over = False
         self.outer: Collection | None = next(
             (each for each in reversed(_OPEN.get()) if each.env is env and not each.over), None
         )
         self.marks: dict[bytes, Mark] = {}
-        self._on_change = on_change
+        self._on_mark = on_mark
         self._lock = threading.Lock()
 
     def add(self, key: bytes, mark: Mark) -> bool:
@@ -47,19 +47,15 @@ class Collection:
         with self._lock:
             if self.over:
                 return False
-            first = not self.marks
             known = self.marks.pop(key, None)
             self.marks[key] = known if known is not None and mark.soft else mark
-            if first:
-                self._on_change(True)
+            self._on_mark()
         return True
 
     def end(self) -> dict[bytes, Mark]:
         """Take what was collected; nothing is collected here from now on."""
         with self._lock:
             self.over = True
-            if self.marks:
-                self._on_change(False)
             marks, self.marks = self.marks, {}
         return marks
 

@@ -144,6 +144,7 @@ def remove(direct: Direct, key: str) -> Flow[bool]:
         return (yield from _remove(direct, wire))
     finally:
         direct._env.flights.forget(wire)
+        direct._env.touched(wire)
 
 
 def touch(direct: Direct, key: str, ttl: Any) -> Flow[bool]:
@@ -248,6 +249,7 @@ def remove_many(direct: Direct, keys: Iterable[str]) -> Flow[list[str]]:
         unacknowledged = [wire for wire, code in odd.items() if code not in ("NF", "NS")]
         direct._undelivered(*unacknowledged)
         direct._env.flights.forget()
+        direct._env.touched(*names)
     return [names[wire] for wire in unacknowledged]
 
 

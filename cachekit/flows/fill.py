@@ -19,7 +19,7 @@ ends.
 from functools import partial
 from typing import Any, NamedTuple
 
-from cachekit.codecs.envelope import MAX_MARKS, Mark
+from cachekit.codecs.envelope import Header, Mark
 from cachekit.codecs.note import NOTE_FLAGS, PASS
 from cachekit.env import Env, Job
 from cachekit.errors import ServerError, Unreachable
@@ -27,7 +27,7 @@ from cachekit.flights import Flight
 from cachekit.flows.alone import run_bare
 from cachekit.flows.frames import Filling, Notes
 from cachekit.flows.lease import Lease, Standing, claim, give_back, opened, put_back, read, store
-from cachekit.flows.marks import gathered, hand_on, hand_up, snapshot
+from cachekit.flows.marks import TOO_MANY, confirmed, gathered, hand_on, hand_up, has_room, notes_for, snapshot
 from cachekit.ops import Compute, Flow, Replies
 from cachekit.policy import Verdict
 from cachekit.recipe import Packed, numbers
@@ -63,7 +63,7 @@ def fill(
     ``standing``: the value that the result is to replace. ``flight``: one that was boarded for this run before.
     ``rescued``: told when the run failed and what is returned is the old value.
     """
-    flights, notes = env.flights, Notes()
+    flights, notes = env.flights, notes_for(job, lease)
     # Another thread may pilot a flight under the same CAS (a refresh beside a fill): its waiters are then his.
     flight, pilot = (flight.fly(), True) if flight else flights.board(job.key, lease.cas, lease.generations)
     if standing is not None:
@@ -76,7 +76,7 @@ def fill(
             raise  # as below
         boarded = flight if pilot else None
         del flight  # it will refer to the error, whose traceback refers to this frame
-        saved = yield from _ended_by(error, job, env, lease, standing, boarded, notes, env.monotonic() - began)
+        saved = yield from _ended_by(error, job, env, lease, standing, boarded, notes, began)
         if saved is None:
             raise
         if rescued is not None:
@@ -89,7 +89,7 @@ def fill(
         return value if notes.kept is None else notes.kept[0]
     kept = _Kept(None, "", None)
     try:
-        kept = yield from _keep(job, env, lease, value, notes, standing, seconds)
+        kept = yield from _keep(job, env, lease, value, notes, standing, began, seconds)
     except BaseException as error:
         yield from _interrupted(error, job, env, lease, standing)
         raise
@@ -97,44 +97,66 @@ def fill(
         if pilot:
             if kept.marks is not None:
                 flight.stands = lease.generations, lease.since, kept.marks
-            flight.again = bool(notes.said)
+            flight.again = job.recipe.enveloped and notes.said
             flights.land(job.key, lease.cas, kept.packed, flight)
+    if not job.recipe.enveloped:
+        hand_up(env, notes)  # a plain value has no place for marks
     hand_on(job, env, None if kept.marks is None else lease.generations, lease.since, kept.marks or ())
     env.filled(job, seconds, kept.reason)
     return value if notes.kept is None else notes.kept[0]
 
 
 def _keep(
-    job: Job, env: Env, lease: Lease, value: Any, notes: Notes, standing: Standing | None, seconds: float
+    job: Job,
+    env: Env,
+    lease: Lease,
+    value: Any,
+    notes: Notes,
+    standing: Standing | None,
+    began: float,
+    seconds: float,
 ) -> Flow[_Kept]:
     """Store the result under the lease, with what it stands under."""
     packed, lifetime_s, reason = _packed(job, env, value, notes, standing)
     marks, unmarked = _NO_MARKS
-    if notes.said or notes.kept is not None:
-        marks, unmarked = yield from _marks(job, env, lease, notes, standing, seconds)
+    if job.recipe.enveloped and (notes.said or notes.kept is not None):
+        marks, unmarked = yield from _marks(job, env, lease, notes, standing, began)
         reason = reason or unmarked
     if packed is not None and not reason:
         reason = yield from store(job, env, lease, packed, lifetime_s, seconds, marks)
+    if env.near is not None:
+        kept = value if notes.kept is None else notes.kept[0]
+        keep_near(job, env, kept, None if reason else packed, lifetime_s, marks, seconds)
     if reason not in _SETTLED:
         yield from _not_stored(job, env, lease, reason, seconds, marks)
     return _Kept(packed, reason, None if unmarked else marks)
 
 
 def _marks(
-    job: Job, env: Env, lease: Lease, notes: Notes, standing: Standing | None, seconds: float
+    job: Job, env: Env, lease: Lease, notes: Notes, standing: Standing | None, began: float
 ) -> Flow[tuple[tuple[Mark, ...], str]]:
     """What the result stands under beside the lease's generations, and why that forbids to store it, "" if it does not.
     A value that is kept stands under what it stood under before, too.
     """
-    marks, reason = yield from gathered(job, env, notes, lease.known, seconds)
+    marks, reason = yield from gathered(job, env, notes, lease, began)
     header = standing.judgement.header if standing is not None and notes.kept is not None else None
     if header is not None and header.marks:
-        told = {(mark.server, mark.key) for mark in marks}
-        before = [mark for mark in header.marks if (mark.server, mark.key) not in told]
-        marks += tuple(mark._replace(number=lease.known.get(mark.key, 0)) if mark.named else mark for mark in before)
-        if len(marks) > MAX_MARKS:
-            return (), "too many groups"
+        told, known = {(mark.server, mark.key) for mark in marks}, lease.known.numbers
+        for mark in header.marks:
+            at = mark.server, mark.key
+            if at not in told:
+                # After a soft bump of what a call inside stood under: the function has found the value to be right.
+                marks += (mark._replace(number=known.get(at, 0 if mark.named else mark.number)),)
+        if not has_room(marks):
+            return (), TOO_MANY
     return marks, reason
+
+
+def keep_near(job: Job, env: Env, value: Any, *how: Any) -> None:
+    """Let the near tier know what became of a run: see ``nearby.keep_filled``."""
+    from cachekit.flows.nearby import keep_filled  # noqa: PLC0415 - few functions have one
+
+    keep_filled(job, env, value, *how)
 
 
 def _interrupted(error: BaseException, job: Job, env: Env, lease: Lease, standing: Standing | None) -> Flow[None]:
@@ -155,6 +177,8 @@ def _packed(job: Job, env: Env, value: Any, notes: Notes, standing: Standing | N
             result = result._replace(packed=job.recipe.payload(standing.reply, standing.judgement))
     if not notes.store and not result.reason:
         return result._replace(reason="do_not_store")
+    if notes.tags and not job.recipe.enveloped:
+        return result._replace(reason="plain value: tags can't stand over it; decorate the function in its place")
     return result
 
 
@@ -189,18 +213,20 @@ def _ended_by(
     standing: Standing | None,
     flight: Flight | None,
     notes: Notes,
-    seconds: float,
+    began: float,
 ) -> Flow[tuple[Any] | None]:
     """The run raised ``error``. A value to return in its place, in a 1-tuple, or None: raise it.
 
     ``flight``: the run's own, None where another pilots it.
     """
-    flights, recipe = env.flights, job.recipe
-    hand_up(notes)
-    hand_on(job, env, None if notes.tags else lease.generations, lease.since)
+    flights, recipe, seconds = env.flights, job.recipe, env.monotonic() - began
+    hand_up(env, notes)
+    hand_on(job, env, lease.generations, lease.since)
+    if flight is not None:
+        flight.again = notes.said
     if isinstance(error, Exception):
         if isinstance(error, recipe.terms.errors):
-            yield from _answered(error, job, env, lease, flight, notes, seconds)
+            yield from _answered(error, job, env, lease, flight, notes, began)
             return None
         if standing is not None and standing.rescues(env.monotonic()):
             old = opened(job, standing)
@@ -219,12 +245,13 @@ def _ended_by(
 
 
 def _answered(
-    error: Exception, job: Job, env: Env, lease: Lease, flight: Flight | None, notes: Notes, seconds: float
+    error: Exception, job: Job, env: Env, lease: Lease, flight: Flight | None, notes: Notes, began: float
 ) -> Flow[None]:
     """The function raised one of those failures that are answers: it is cached, and raised."""
+    seconds, answer = env.monotonic() - began, None if notes.said else error
     try:
         packed, lifetime_s, reason = job.recipe.pack_failure(error)
-        marks, unmarked = yield from gathered(job, env, notes, lease.known, seconds)
+        marks, unmarked = yield from gathered(job, env, notes, lease, began)
         reason = reason or unmarked
         if packed is not None and not reason:
             reason = yield from store(job, env, lease, packed, lifetime_s, seconds, marks)
@@ -233,8 +260,8 @@ def _answered(
         if flight is not None and not unmarked:
             flight.stands = lease.generations, lease.since, marks
     finally:
-        if flight is not None:
-            env.flights.crash(job.key, lease.cas, error, flight)
+        if flight is not None:  # an answer under marks may be older than who waits for it: he reads again
+            env.flights.crash(job.key, lease.cas, answer, flight)
     env.filled(job, seconds, f"raised: {reason}" if reason else "")
 
 
@@ -267,14 +294,21 @@ def pass_by(job: Job, env: Env, lease: Lease, age_ms: float, lifetime_ms: float)
 
     Who can't either renews a marker that has passed half of its life, so that no caller ever waits for it to end.
     """
-    began, notes = env.monotonic(), Notes()
-    value = yield Compute(job.compute, Filling(env.flights, job.key, began + job.recipe.lease_s, notes))
+    began, notes = env.monotonic(), notes_for(job, lease)
+    try:
+        value = yield Compute(job.compute, Filling(env.flights, job.key, began + job.recipe.lease_s, notes))
+    except BaseException:
+        hand_up(env, notes)
+        hand_on(job, env, lease.generations, lease.since)
+        raise
     seconds = env.monotonic() - began
     result = _packed(job, env, value, notes, None)
-    marks, unmarked = yield from gathered(job, env, notes, lease.known, seconds)
+    marks, unmarked = yield from gathered(job, env, notes, lease, began)
     reason = result.reason or unmarked
     if not reason and result.packed is not None:
         reason = yield from store(job, env, lease, result.packed, result.lifetime_s, seconds, marks)
+    if env.near is not None:
+        keep_near(job, env, value, None if reason else result.packed, result.lifetime_s, marks, seconds)
     if reason and reason not in _SETTLED and age_ms + seconds * 1000.0 > lifetime_ms / 2:
         yield from pass_on(job, env, lease, seconds, marks)
     hand_on(job, env, None if unmarked else lease.generations, lease.since, marks)
@@ -294,6 +328,9 @@ def _claimed(job: Job, env: Env) -> Flow[Replies]:
 
 def refresh(job: Job, env: Env) -> Flow[Any]:
     """Run now, whatever is stored, and store the result under the CAS number that stood there before the run."""
+    if env.near is not None:
+        env.touched(job.key)
+        job = job._replace(ticket=job.ticket and env.near.ticket())
     try:
         replies: Replies = yield from _claimed(job, env)
     except ServerError as error:
@@ -311,7 +348,21 @@ def refresh(job: Job, env: Env) -> Flow[Any]:
     lease = Lease(reply.cas, replies.sent_at, generations, ours=reply.won)
     if judgement.header is not None and judgement.header.marks:
         try:
-            lease = lease._replace(known=(yield from snapshot(job, env, judgement.header)))
-        except ServerError as error:
-            env.trouble(job, error)
+            lease, standing = yield from under_marks_now(job, env, lease, standing, judgement.header)
+        except BaseException:
+            if reply.won:
+                env.read_lost(job.key)  # who calls next need not wait for the one who was interrupted
+            raise
     return (yield from fill(job, env, lease, standing))
+
+
+def under_marks_now(
+    job: Job, env: Env, lease: Lease, standing: Standing | None, header: Header
+) -> Flow[tuple[Lease, Standing | None]]:
+    """The same before a run that is to replace an entry with ``header``: a value whose marks hold no more is none to
+    keep, and the numbers of its marks are known.
+    """
+    if standing is None:
+        return lease.knowing((yield from snapshot(job, env, header))), None
+    held, known = yield from confirmed(job, env, header)
+    return lease.knowing(known), None if held is Verdict.VOID else standing

@@ -2,6 +2,7 @@
 
 # Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -11,12 +12,13 @@ from cachekit.types import MISS, UNSET
 
 
 class Stood(NamedTuple):
-    """The generation that a cached call inside of a run stood under. ``since``: monotonic seconds before it was asked
-    for. ``boot``: as in ``Mark``, where it is known already.
+    """A generation that a cached call inside of a run stood under: of which server, of which record, and its number.
+    ``boot``: as in ``Mark``, where it is known already.
     """
 
+    server: str
+    key: bytes
     number: int
-    since: float
     boot: bytes = b""
 
 
@@ -26,8 +28,11 @@ class Notes:
     ``ttl``: a parsed ttl in place of its policy's. ``store``: whether the result may be stored. ``kept``: the previous
     value, which holds on under a new freshness. ``look``: opens the previous value, a 1-tuple or None. ``over``: the
     function has ended; a task or a thread of its making, in a copy of its context, is inside of nothing any more.
-    ``tags``: those that it has named. ``inherited``: what the cached calls inside of it stood under, by server's name
-    and record. ``unsure``: the name of one of those that it can't be told of.
+
+    ``tags``: those that it has named. ``inherited``: what the cached calls inside of it stood under, with the monotonic
+    seconds before that was asked for. ``unsure``: why that is not known of one of them, "" where it is. ``hears``:
+    whether it takes notice of them at all (``Policy(inherit=…)``). ``under``: the generations that the run itself
+    stands under, and the monotonic seconds before they were asked for; None where it stands under none.
     """
 
     # Defaults stand on the class: every run makes one of these, and few functions say anything.
@@ -37,8 +42,10 @@ class Notes:
     look: Callable[[], tuple[Any] | None] | None = None
     over = False
     tags: tuple[str, ...] = ()
-    inherited: dict[tuple[str, bytes], Stood] | None = None
+    inherited: dict[Stood, float] | None = None
     unsure = ""
+    hears = True
+    under: tuple[tuple[int, ...], float] | None = None
 
     @property
     def previous(self) -> Any:
@@ -51,24 +58,33 @@ class Notes:
         """Whether the result stands under more than what is asked for with every read."""
         return bool(self.tags or self.inherited or self.unsure)
 
-    def inherit(self, server: str, key: bytes, stood: Stood) -> None:
-        """A cached call inside stood under that. Two calls that stood under different numbers show that it was bumped
-        during the run: then the result stands under none that will ever be.
+    def name(self, tags: tuple[str, ...]) -> None:
+        """Let the result bear these tags, too. Threads of the function's own may come here at once."""
+        with _LOCK:
+            self.tags = tuple(dict.fromkeys((*self.tags, *tags)))
+
+    def inherit(self, stood: Stood, since: float) -> None:
+        """A cached call inside stood under that. Of a record that was bumped meanwhile both numbers are kept: which of
+        them is the older one does not show where clients give the numbers, by their clocks.
         """
-        if self.inherited is None:
-            self.inherited = {}
-        known = self.inherited.get((server, key))
-        if known is not None:
-            # Not the lower of them: numbers that clients choose go by their clocks.
-            number = known.number if known.number == stood.number else 0
-            since = min(known.since, stood.since)
-            stood = Stood(number, since, known.boot or stood.boot)
-        self.inherited[server, key] = stood
+        with _LOCK:
+            if self.inherited is None:
+                self.inherited = {}
+            self.inherited[stood] = min(since, self.inherited.get(stood, since))
+
+    def heard(self) -> list[tuple[Stood, float]]:
+        """What was inherited so far; a thread that the function has left behind may still add to it."""
+        with _LOCK:
+            return list((self.inherited or {}).items())
 
     def take(self, other: "Notes") -> None:
         """Say the same as ``other``."""
         self.ttl, self.store, self.tags = other.ttl, other.store, other.tags
         self.inherited, self.unsure = other.inherited, other.unsure
+
+
+_LOCK = threading.RLock()
+"""Over what several threads of one run say at once. A signal handler may come here while its thread is in here."""
 
 
 class Filling(NamedTuple):
@@ -83,6 +99,10 @@ class Filling(NamedTuple):
     flight: Flight | None = None
     more: frozenset[bytes] = frozenset()
     wings: tuple[Flight, ...] = ()
+
+    def fills(self, key: bytes) -> bool:
+        """Whether it is for the entry of ``key``, perhaps among others."""
+        return self.key == key or key in self.more
 
 
 FILLING: ContextVar[tuple[Filling, ...]] = ContextVar("cachekit_filling", default=())

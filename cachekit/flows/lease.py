@@ -2,6 +2,7 @@
 
 # Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
@@ -18,17 +19,39 @@ from cachekit.policy import Judgement, Verdict
 from cachekit.recipe import Recalled, Snapshot, give_back_request, numbers, store_request
 
 
+class Known(NamedTuple):
+    """Numbers of records that the result of a run may come to stand under, read before it: by the name of the server,
+    empty for the entry's own, and the wire key. ``since``: monotonic seconds before the first of them was asked for.
+    """
+
+    numbers: Mapping[tuple[str, bytes], int]
+    since: float = math.inf
+
+    def and_also(self, others: "Known") -> "Known":
+        """All of these, and ``others``, which were asked for later."""
+        return Known({**self.numbers, **others.numbers}, min(self.since, others.since))
+
+
+NOTHING_KNOWN = Known(MappingProxyType({}))
+
+
 class Lease(NamedTuple):
     """The right to store under ``cas``. ``since``: monotonic seconds before the request that got it was sent.
     ``ours``: nobody else has it and nothing else stands there, so it is ours to give back when the run raises.
-    ``known``: numbers of tags that the function may name, by the wire keys of their records, read before the run.
+    ``known``: as in ``Known``.
     """
 
     cas: int
     since: float
     generations: tuple[int, ...]
     ours: bool = True
-    known: Mapping[bytes, int] = MappingProxyType({})
+    known: Known = NOTHING_KNOWN
+
+    def knowing(self, known: Known) -> "Lease":
+        """The same with what was read of marks. It is void with those numbers, too, where the server was restarted
+        between: so it counts from the earlier of the two.
+        """
+        return self._replace(known=known, since=min(self.since, known.since))
 
 
 class Standing(NamedTuple):

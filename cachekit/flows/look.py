@@ -18,6 +18,7 @@ from cachekit.codecs.flags import describe
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
 from cachekit.flows.marks import confirmed, hand_on
+from cachekit.flows.together import SharedEnv, Together, nobody_runs
 from cachekit.frozen import Frozen
 from cachekit.meta import Reply
 from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather
@@ -91,8 +92,8 @@ class Sight:
         self.errors += yield from _ask(self._by_server(self._servers), self._gets, self._take)
         yield from _ask(self._by_server(self.found), _me, self._take_lifetimes)
 
-    def judge(self, key: bytes) -> Flow[Judgement]:
-        """The verdict on a key that was ``found``."""
+    def judge(self, key: bytes, env: Env | None = None) -> Flow[Judgement]:
+        """The verdict on a key that was ``found``. ``env``: the surroundings to ask in, where others ask as well."""
         server = self._servers[key]
         # One that is not there any more was bumped or lost: nothing under it can be trusted.
         records = [self._records.get((server, group), _GONE) for group in self._groups[key]]
@@ -100,8 +101,18 @@ class Sight:
         header = judgement.header
         if header is None or not header.marks or judgement.verdict not in _UNDER_MARKS:
             return judgement
-        held, _ = yield from confirmed(self._jobs[key], self._env, header, make=False)
+        held, _ = yield from confirmed(self._jobs[key], env or self._env, header, make=False)
         return judgement if held is Verdict.FRESH else judgement._replace(verdict=held)
+
+    def judge_all(self) -> Flow[dict[bytes, Judgement]]:
+        """The verdicts on all keys that were ``found``; whatever stands under marks is asked about in one window."""
+        keys = list(self.found)
+        if len(keys) == 1:
+            return {keys[0]: (yield from self.judge(keys[0]))}
+        shared = SharedEnv(self._env, self._recipe)
+        flows = [self.judge(key, shared) for key in keys]
+        told = yield from Together(flows, range(len(keys)), shared, nobody_runs).values()
+        return dict(zip(keys, told, strict=True))
 
     def _by_server(self, keys: dict[bytes, Any]) -> _Keys:
         groups: _Keys = {}
@@ -194,8 +205,8 @@ def stored(jobs: list[Job], env: Env) -> Flow[dict[bytes, Stored]]:
     yield from sight.look()
     recipe.tally.errors += len(sight.errors)
     values: dict[bytes, Stored] = {}
-    for key, reply in sight.found.items():
-        judgement = yield from sight.judge(key)
+    for key, judgement in (yield from sight.judge_all()).items():
+        reply = sight.found[key]
         if judgement.verdict is Verdict.FRESH or (judgement.verdict in _OLD and judgement.servable()):
             if judgement.header is not None:
                 hand_on(by_key[key], env, judgement.header.generations, since, judgement.header.marks)

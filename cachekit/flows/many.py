@@ -8,10 +8,10 @@ from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
 from cachekit.flows.call import call
 from cachekit.flows.lease import Lease, Standing, put_back
-from cachekit.flows.marks import hand_on
-from cachekit.flows.together import SharedEnv, lot_size
+from cachekit.flows.marks import confirmed, hand_on
+from cachekit.flows.together import SharedEnv, Together, lot_size, nobody_runs
 from cachekit.ops import Each, Exchange, Flow, Gather, Replies
-from cachekit.policy import Verdict
+from cachekit.policy import Judgement, Verdict
 from cachekit.recipe import Recalled, numbers
 
 
@@ -42,6 +42,7 @@ class _Reading:
         self.recipe = jobs[0].recipe
         self.values: dict[int, Any] = {}
         self.others: dict[int, tuple[Replies | None, bool]] = {}
+        self._marked: dict[int, tuple[Replies, Judgement]] = {}
         self._shared = SharedEnv(env, self.recipe)
 
     def read(self) -> Flow[None]:
@@ -59,6 +60,8 @@ class _Reading:
             for lot, outcome in zip(lots.values(), outcomes, strict=True):
                 if not isinstance(outcome, ServerError):  # else each call hears of it for itself
                     self._look(lot, outcome)
+        if self._marked:
+            yield from self._confirm()
 
     def _exchange(self, server: int, lot: list[int]) -> Exchange:
         shared = self._shared
@@ -76,16 +79,37 @@ class _Reading:
             job = self.jobs[position]
             generations = numbers(replies.replies[1:])
             judgement = env.judge(job, reply, generations, env.draw(recipe.terms.beta))
-            if judgement.verdict is Verdict.FRESH and not recipe.terms.sliding:
-                try:
-                    if judgement.header is None or not judgement.header.marks:
-                        self.values[position] = recipe.open(reply, judgement)
-                        hand_on(job, env, generations, outcome.sent_at)
-                        env.hit(job, judgement.header)
-                        continue
-                except (DecodeError, Recalled):
-                    pass  # the call will say what is to be done
-            self.others[position] = replies, judgement.verdict is Verdict.DUE
+            if judgement.verdict is not Verdict.FRESH or recipe.terms.sliding:
+                self.others[position] = replies, judgement.verdict is Verdict.DUE
+            elif judgement.header is not None and judgement.header.marks:
+                self._marked[position] = replies, judgement
+            else:
+                self._serve(position, replies, judgement)
+
+    def _confirm(self) -> Flow[None]:
+        """Ask for the marks of all fresh entries that stand under some, in one more window."""
+        marked, shared = self._marked, self._shared
+        headers = {position: each.header for position, (_, each) in marked.items() if each.header is not None}
+        flows = [confirmed(self.jobs[position], shared, header) for position, header in headers.items()]
+        told = yield from Together(flows, headers, shared, nobody_runs).values()
+        for position, (held, _) in zip(headers, told, strict=True):
+            replies, judgement = marked[position]
+            if held is Verdict.FRESH:
+                self._serve(position, replies, judgement)
+            else:
+                self.others[position] = replies, False
+
+    def _serve(self, position: int, replies: Replies, judgement: Judgement) -> None:
+        """Serve a fresh value; where that can't be, its own call will say what is to be done."""
+        job, header = self.jobs[position], judgement.header
+        try:
+            self.values[position] = self.recipe.open(replies.replies[0], judgement)
+        except (DecodeError, Recalled):
+            self.others[position] = replies, False
+            return
+        numbers = () if header is None else header.generations
+        hand_on(job, self.env, numbers, replies.sent_at, () if header is None else header.marks)
+        self.env.hit(job, header)
 
     def call(self, position: int) -> Flow[Any]:
         """The way of one call that was not served."""

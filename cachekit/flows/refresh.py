@@ -12,7 +12,7 @@ from cachekit.errors import ServerError
 from cachekit.flights import Flight
 from cachekit.flows.alone import join, outcome_of
 from cachekit.flows.caller import Caller
-from cachekit.flows.fill import fill
+from cachekit.flows.fill import fill, under_marks_now
 from cachekit.flows.lease import Lease, Standing, give_back, opened, read
 from cachekit.ops import Flow, Replies, Spawn
 from cachekit.policy import Verdict
@@ -83,7 +83,8 @@ def _renew_within(
         if not (yield Spawn(_behind(_detached(job), env, lease, flight))):
             return (yield from _renew_here(job, env, lease, standing, caller, flight))
     landed = yield from join(env, flight, timeout_s)
-    if landed and not flight.again and (flight.landed or flight.error is not None):
+    new = flight.landed and (pilot or not flight.again)  # another's run may be from before this call
+    if landed and (new or flight.error is not None):
         if flight.rescued:
             caller.old_served(standing)
         else:
@@ -121,6 +122,7 @@ def _behind(job: Job, env: Env, lease: Lease, flight: Flight | None = None) -> F
     """
     try:
         replies: Replies = yield read(job, env, closer=True)
+        mine, ours, standing = yield from _still_there(job, env, lease, replies)
     except BaseException as error:
         if flight is not None:
             env.flights.crash(job.key, lease.cas, None, flight)
@@ -128,18 +130,32 @@ def _behind(job: Job, env: Env, lease: Lease, flight: Flight | None = None) -> F
             raise
         env.read_lost(job.key)
         return env.trouble(job, error)
-    reply, generations = replies.replies[0], numbers(replies.replies[1:])
-    mine = Lease(reply.cas or 0, replies.sent_at, generations or (), known=lease.known)
-    if reply.cas == lease.cas and generations is not None:
-        judgement = env.judge(job, reply, generations)
-        if judgement.verdict in _STANDING:
-            standing = Standing(reply, judgement, env.monotonic(), since=replies.sent_at)
-            return (yield from fill(job, env, mine, standing, flight))
+    if ours:
+        return (yield from fill(job, env, mine, standing, flight))
     # Invalidated, or refreshed by somebody who took over. Who waits here competes again.
     if flight is not None:
         env.flights.crash(job.key, lease.cas, None, flight)
-    if reply.won and generations is not None:
+    won = replies.replies[0].won
+    if won and numbers(replies.replies[1:]) is not None:
         return (yield from fill(job, env, mine))
-    if reply.won:
+    if won:
         yield from give_back(job, env, mine.cas)
     return None
+
+
+def _still_there(job: Job, env: Env, lease: Lease, replies: Replies) -> Flow[tuple[Lease, bool, Standing | None]]:
+    """The lease under what was read now; whether the value that was claimed is there still; and that value, None where
+    a mark of its has been voided meanwhile.
+    """
+    reply, generations = replies.replies[0], numbers(replies.replies[1:])
+    mine = Lease(reply.cas or 0, replies.sent_at, generations or ())
+    if reply.cas != lease.cas or generations is None:
+        return mine, False, None
+    judgement = env.judge(job, reply, generations)
+    if judgement.verdict not in _STANDING:
+        return mine, False, None
+    standing = Standing(reply, judgement, env.monotonic(), since=replies.sent_at)
+    if judgement.header is None or not judgement.header.marks:
+        return mine, True, standing
+    mine, held = yield from under_marks_now(job, env, mine, standing, judgement.header)
+    return mine, True, held

@@ -8,7 +8,8 @@ record voids every entry there that was computed under it, however many::
                                         under which entries are void only softly: one caller refreshes each, the
                                         others are served the old value meanwhile
 
-What ran under no lease meanwhile is forgotten: nobody joins it any more.
+On a ring with ``watch=yes`` a tombstone stands in place of ``md``, and a notice goes along with what does not show to
+watchers (``tombstones.py``). What ran under no lease meanwhile is forgotten: nobody joins it any more.
 """
 
 # Annotations are not postponed here, as in the other flows.

@@ -25,6 +25,7 @@ from cachekit.flows.alone import join
 from cachekit.flows.frames import Filling, Notes
 from cachekit.ops import BATCH_BYTES, BATCH_KEYS, Compute, Exchange, Flow, Gather, Join, Replies, Sleep, Spawn
 from cachekit.recipe import CLOSER, Recipe
+from cachekit.tally import Tally
 
 ComputeAll = Callable[[list[int]], list[Any]]
 """Computes the values at these positions, in their order, in one run."""
@@ -35,6 +36,9 @@ _Lot = tuple[int, float | None, bool]
 
 _GATHERED = 64
 """Most flows whose questions to several servers each go out in one window."""
+
+_TOLD = 15
+"""So many failures before the last one are not told again; several servers may fail at once."""
 
 _COMMANDS = 1024
 """Most short commands in one batch for one server: reads and the questions for their tags."""
@@ -60,18 +64,18 @@ class SharedEnv(Env):
         self.token = env.opaque()
         self.groups = len(recipe.generations)
         self.asks_behind = b"mg %b " % recipe.generations[0] if recipe.generations else b""
-        self._told: Exception | None = None
+        self._told: list[Exception] = []
         self._saved_us = 0
 
     def opaque(self) -> int:
         """The token that all of them share."""
         return self.token
 
-    def trouble(self, job: Job, error: Exception) -> None:
+    def failed_at(self, server: int, tally: Tally, error: Exception) -> None:
         """An exchange failed; told by the first of the flows that it concerns."""
-        if error is not self._told:
-            self._told = error
-            self.origin.trouble(job, error)
+        if all(error is not each for each in self._told):
+            self._told = [error, *self._told[:_TOLD]]
+            self.origin.failed_at(server, tally, error)
 
     def hit(self, job: Job, header: Header | None, *, stale: bool = False) -> None:
         """A stored value was served. One run makes many values, and hits on them save one run: the longest."""
@@ -363,6 +367,7 @@ class Together:
         strands, self._running = sorted(self._running, key=attrgetter("position")), []
         frames: list[Filling] = [strand.op.frame for strand in strands]
         notes = Notes()
+        notes.hears = frames[0].notes.hears
         together = frames[0]._replace(
             ends=min(frame.ends for frame in frames),
             notes=notes,
@@ -372,8 +377,12 @@ class Together:
         self._env.recipe.tally.fills += 1
         try:
             values = yield Compute(partial(self._compute, [strand.position for strand in strands]), together)
-        except Exception as error:  # noqa: BLE001 - it is theirs, and reaches the caller by them
-            self._failures.append((error, error.__traceback__))
+        except BaseException as error:
+            for frame in frames:
+                frame.notes.take(notes)
+            if not isinstance(error, Exception):
+                raise
+            self._failures.append((error, error.__traceback__))  # it is theirs, and reaches the caller by them
             self._throw(strands, error)
             return
         finally:
@@ -449,6 +458,11 @@ def _split(asks: list[Exchange], outcome: Replies | ServerError) -> Iterator[Rep
         else:
             yield Replies(outcome.replies[at : at + ask.expected], outcome.sent_at)
             at += ask.expected
+
+
+def nobody_runs(positions: list[int]) -> list[Any]:
+    """The run of flows that only ask servers."""
+    raise AssertionError(f"{len(positions)} of them want to run a function")
 
 
 def _tell_all(lost: list[Callable[[], None]]) -> None:

@@ -92,9 +92,7 @@ class Patience(Caller):
         if not landed:
             # The pilot is slow, or waits for this very caller in a way that nobody sees (a thread of his own making).
             return ((yield from relieve(job, env, flight, cas)),) if env.flights.relieve(flight) else None
-        if flight.again:
-            return None
-        if flight.landed or flight.error is not None:
+        if (flight.landed and not flight.again) or flight.error is not None:
             self.missed("being filled")
             env.waited(job, env.waiting() - (self.began or 0.0))
             return ((yield from outcome_of(job, env, flight)),)

@@ -38,7 +38,7 @@ class Before:
         self.__dict__.update(_changed=changed, _connection=connection)
 
     @property  # type: ignore[misc]
-    def __class__(self) -> type:
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
         return type(self._changed)
 
     def __getattr__(self, name: str) -> Any:

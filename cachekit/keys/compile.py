@@ -51,6 +51,8 @@ class KeyMaker(NamedTuple):
     ``tags`` has the function's signature too and returns the wire keys of the records that stand over this call alone:
     those of its tags, and of its namespace where that is a callable; None where no call has any. It raises
     ``ConfigurationError`` for what is no tag. ``namespace``: the wire key of a namespace that all calls share.
+    ``counted``: names of the arguments that the key stands for; None where it stands for what a template or callable
+    makes of them.
     """
 
     make: Callable[..., bytes]
@@ -61,6 +63,7 @@ class KeyMaker(NamedTuple):
     signature: inspect.Signature
     tags: Callable[..., tuple[bytes, ...]] | None = None
     namespace: bytes | None = None
+    counted: tuple[str, ...] | None = None
 
 
 Tags = str | Iterable[str] | Callable[..., Iterable[str]]
@@ -120,7 +123,8 @@ def compile_keys(
     generation = identity.head(identity.namespace) + b"gen=" + _base64(identity.generation_digest())
     bears = compile_tags(function, identity, tags, namespace if callable(namespace) else None)
     space = namespace_key(identity.prefix, identity.namespace) if identity.namespace else None
-    return KeyMaker(make, bind, identity.name, generation, identity.parameters, identity.signature, bears, space)
+    counted = tuple([part.label for part in parts]) if digester.fixed else None
+    return KeyMaker(make, bind, identity.name, generation, identity.parameters, identity.signature, bears, space, counted)
 
 
 def compile_tags(
@@ -214,7 +218,7 @@ def _define(
 ) -> Callable[..., Any]:
     """Define a function with the user's signature, defaults and qualified name, and this body."""
     parameters = list(identity.signature.parameters.values())
-    source = "\n    ".join([f"def generated({_signature(parameters)}):", *body])
+    source = "\n    ".join([f"def generated({written(parameters)}):", *body])
     exec(compile(source, f"<cachekit keys of {identity.name}>", "exec"), scope)
     generated: Any = scope.pop("generated")
     given = [p for p in parameters if p.default is not inspect.Parameter.empty]
@@ -227,7 +231,7 @@ def _define(
     return generated  # type: ignore[no-any-return]
 
 
-def _signature(parameters: list[inspect.Parameter]) -> str:
+def written(parameters: list[inspect.Parameter]) -> str:
     """Write parameters as source; the true defaults are set on the function afterwards."""
     pieces = []
     star = "*"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from binascii import b2a_base64
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -88,6 +89,14 @@ def tag_keys(prefix: bytes, tags: Iterable[Any]) -> tuple[bytes, ...]:
     """The wire keys of the records behind ``tags``, each once, in an order that does not depend on theirs: a set has
     another one in each process. Raises ``ConfigurationError``.
     """
+    if type(tags) in (list, tuple):
+        with suppress(TypeError):  # what can't be hashed is no tag, which is said below
+            return _tag_keys(prefix, tuple(tags))
+    return _tag_keys(prefix, checked_tags(tags))
+
+
+@lru_cache(1024)
+def _tag_keys(prefix: bytes, tags: tuple[Any, ...]) -> tuple[bytes, ...]:
     return tuple(sorted([tag_key(prefix, tag) for tag in checked_tags(tags)]))
 
 

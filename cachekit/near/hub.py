@@ -44,15 +44,15 @@ class Ticket(NamedTuple):
 class Fresh(NamedTuple):
     """A value as it stands on its server now, and fresh.
 
-    ``packed``: client flags and payload. ``left_s``: seconds until it ends or is due, None: never. ``cas``: 0 where it
-    is not known. ``groups``, ``numbers``: the wire keys of the records over it, and the generations that it is valid
+    ``packed``: client flags and payload. ``left_s``: seconds until it ends or is due. ``cas``: 0 where it is not known.
+    ``groups``, ``numbers``: the wire keys of the records over it, and the generations that it is valid
     under. ``value``: what the payload says, unpacked, or ``PACKED`` where nobody has looked.
     ``tally``: who counts its hits.
     """
 
     value: Any
     packed: tuple[int, bytes]
-    left_s: float | None
+    left_s: float
     server: int
     cas: int
     groups: tuple[bytes, ...]
@@ -68,11 +68,16 @@ class Hub:
     ``epoch``: an entry whose own is another one must be looked at by ``holds`` before it is served.
     """
 
-    __slots__ = ("_floor", "_grouped", "_lock", "_places", "_servers", "_tokens", "epoch", "monotonic", "tiers")
+    __slots__ = (
+        "__weakref__", "_floor", "_grouped", "_lock", "_places", "_servers", "_tokens", "epoch", "monotonic", "tiers",
+        "watch",
+    )  # fmt: skip
 
     def __init__(self, tokens: Iterator[int], monotonic: Callable[[], float]) -> None:
         self._tokens = tokens
         self.monotonic = monotonic
+        self.watch: Any = None
+        """Who hears of other processes' changes (watch/registry.py), on a watched ring."""
         self.tiers: dict[Near, Tier] = {}
         self._places = array("Q", bytes(8 * _PLACES))
         self._grouped = bytearray(_PLACES)
@@ -100,6 +105,8 @@ class Hub:
 
     def ticket(self) -> Ticket:
         """To be taken before anything is sent."""
+        if self.watch is not None and not self.watch.joined:
+            self.watch.ensure()  # the first time, after a fork, and after ``close``
         return Ticket(next(self._tokens), self.monotonic())
 
     # -- look-up -----------------------------------------------------------------------------------------------------
@@ -135,28 +142,29 @@ class Hub:
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
-    def put(self, tier: Tier, key: bytes, ticket: Ticket, fresh: Fresh) -> bool:
+    def put(self, tier: Tier, key: bytes, ticket: Ticket, fresh: Fresh, *, stored: bool = False) -> bool:
         """Keep what a call brought, and whether it is kept: not where it was touched since the call began, or a call
-        sent later has brought another one. What stood there before it is gone in any case.
+        sent later has brought another one.
+
+        ``stored``: it was stored just now, so whatever was read before, by calls under way as well, is older.
         """
         now = self.monotonic()
-        own_end = float("inf") if fresh.left_s is None else now + fresh.left_s
+        own_end = now + fresh.left_s
+        ends = min(ticket.at + tier.ttl_s, own_end)
         value, size = self._weighed(key, fresh)
         with self._lock:
-            node = tier.nodes.get(key)
-            if node is not None and node.ticket > ticket.number:
+            node, number = tier.nodes.get(key), ticket.number
+            if node is not None and node.ticket > number and not stored:
                 return False
-            ends = min(ticket.at + tier.ttl_s, own_end)
-            late = self._touched_since(ticket.number, fresh.server, (key, *fresh.groups))
-            if node is not None and (late or ends <= now):
+            late = ends <= now or self._touched_since(number, fresh.server, (key, *fresh.groups))
+            if stored:
+                number = self._places[hash(key) & _MASK] = next(self._tokens)
+            if node is not None and late:
                 tier.remove(node)
-                node = None
-            if late or ends <= now:
-                return False
-            node = self._placed(tier, node, key, size)
+            node = None if late else self._placed(tier, node, key, size)
             if node is None:
                 return False
-            self._fill_in(node, fresh, ticket, value)
+            self._fill_in(node, fresh, number, value)
             node.own_end, node.epoch = own_end, self.epoch
             node.ends = ends  # last: who looks meanwhile finds nothing, and not half of it
             self._note(tier.shrink())
@@ -186,11 +194,11 @@ class Hub:
         tier.resize(node, size)
         return node
 
-    def _fill_in(self, node: Node, fresh: Fresh, ticket: Ticket, value: Any) -> None:
+    def _fill_in(self, node: Node, fresh: Fresh, number: int, value: Any) -> None:
         asks = fresh.cas and len(fresh.packed[1]) >= _WORTH_ASKING
         node.packed = fresh.packed if value is PACKED else None
         node.value = value
-        node.ticket, node.server, node.groups = ticket.number, fresh.server, fresh.groups
+        node.ticket, node.server, node.groups = number, fresh.server, fresh.groups
         node.cas, node.numbers = (fresh.cas, fresh.numbers) if asks else (0, ())
         node.delta_us, node.created_s, node.tally = fresh.delta_us, fresh.created_s, fresh.tally
         for group in fresh.groups:

@@ -116,6 +116,7 @@ class Verbs(GroupVerbs, Direct):
             if reply is None:
                 self._undelivered(wire)
             self._env.flights.forget(wire)
+            self._env.touched(wire)
         return reply is not None and reply.code == "HD"
 
     def touch(self, key: str, ttl: Any = UNSET) -> bool:
@@ -164,6 +165,7 @@ class Verbs(GroupVerbs, Direct):
             unacknowledged = [wire for wire, code in odd.items() if code not in ("NF", "NS")]
             self._undelivered(*unacknowledged)
             self._env.flights.forget()
+            self._env.touched(*names)
         return [names[wire] for wire in unacknowledged]
 
     def get_or_set(self, key: str, compute: Callable[[], T], ttl: Any = UNSET) -> T:

@@ -26,8 +26,10 @@ from cachekit.sync.fleet import AnyConnection, Fleet
 
 Function = Callable[..., Any]
 TagsOf = Callable[..., tuple[bytes, ...]]
-Reader = Callable[[bytes, Function, tuple[Any, ...], dict[str, Any]], Any]
-"""Takes a wire key, and the function and arguments that make its value; returns the stored value or a computed one."""
+Reader = Callable[..., Any]
+"""Takes a wire key, and the function and arguments that make its value, and perhaps a ticket under which the near tier
+may keep it; returns the stored value or a computed one.
+"""
 
 
 def reader(recipe: Recipe, fleet: Fleet, env: Env, tags: TagsOf | None = None) -> Reader:
@@ -46,10 +48,10 @@ def reader(recipe: Recipe, fleet: Fleet, env: Env, tags: TagsOf | None = None) -
     explicit, inside = env.explicit, FILLING.get  # inside of a run, that run must know of this call: the flows tell it
     grouped = len(recipe.generations) == 1
 
-    def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None) -> Any:
         index = table[crc32(key) & mask]
         if index in suspects or getpid() != fleet.pid:
-            return slow.from_the_start(key, function, args, kwargs)
+            return slow.from_the_start(key, function, args, kwargs, ticket)
         row = fleet.shelves.rows[index]
         connection: AnyConnection | None = None
         try:
@@ -63,15 +65,17 @@ def reader(recipe: Recipe, fleet: Fleet, env: Env, tags: TagsOf | None = None) -
             if not data.endswith(b"\r\n"):
                 data = connection.complete(data, and_more=grouped)
         except ServerError as error:
-            return slow.after_failure(slow.job(key, index, function, args, kwargs), connection, error)
+            return slow.after_failure(slow.job(key, index, function, args, kwargs, ticket), connection, error)
         except BaseException:
             env.read_lost(key)  # an interrupt; the reply that will never be read may hold a lease
             raise
         value = NOT_PLAIN if inside() else glance(key, data, opaque, index)
         if value is not NOT_PLAIN and value is not EARLY:
             row.append(connection)
+            if ticket is not None:
+                slow.keep(ticket, key, index, data, value, ())
             return value
-        job = slow.job(key, index, function, args, kwargs)
+        job = slow.job(key, index, function, args, kwargs, ticket)
         return slow.after_reply(job, connection, data, opaque, early=value is EARLY)
 
     return read
@@ -82,24 +86,27 @@ def _under_many(slow: _SlowPath) -> Reader:
     recipe, fleet, env, tags_of = slow.recipe, slow.fleet, slow.env, slow.tags_of
     table, mask, suspects, getpid = fleet.ring.table, fleet.ring.mask, fleet.suspects, os.getpid
     tokens, glance, explicit, own = env.opaques, glance_at(recipe, env), env.explicit, len(recipe.generations)
-    inside = FILLING.get
+    asking, inside = recipe.read_tagged, FILLING.get
 
-    def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None) -> Any:
         tags = tags_of(*args, **kwargs) if tags_of is not None else ()
         index = table[crc32(key) & mask]
         if index in suspects or getpid() != fleet.pid:
-            return slow.from_the_start(key, function, args, kwargs)
+            return slow.from_the_start(key, function, args, kwargs, ticket)
         row = fleet.shelves.rows[index]
         connection: AnyConnection | None = None
         try:
             connection = row.pop() if row else fleet.connect(index)
             opaque = next(tokens)
-            number = env.number(index) if index in explicit else 0
-            data = connection.ask(recipe.read(key, opaque, number, tags=tags))
+            if index in explicit:
+                request = recipe.read(key, opaque, env.number(index), tags=tags)
+            else:
+                request = asking(key, opaque, tags)
+            data = connection.ask(request)
             if not data.endswith(b"\r\n"):
                 data = connection.complete(data, and_more=bool(own or tags))
         except ServerError as error:
-            job = Job(recipe, key, index, partial(function, *args, **kwargs), tags)
+            job = Job(recipe, key, index, partial(function, *args, **kwargs), tags, ticket)
             return slow.after_failure(job, connection, error)
         except BaseException:
             env.read_lost(key)  # an interrupt; the reply that will never be read may hold a lease
@@ -107,8 +114,10 @@ def _under_many(slow: _SlowPath) -> Reader:
         value = NOT_PLAIN if inside() else glance(key, data, opaque, index, None, len(tags) + own)
         if value is not NOT_PLAIN and value is not EARLY:
             row.append(connection)
+            if ticket is not None:
+                slow.keep(ticket, key, index, data, value, tags)
             return value
-        job = Job(recipe, key, index, partial(function, *args, **kwargs), tags)
+        job = Job(recipe, key, index, partial(function, *args, **kwargs), tags, ticket)
         return slow.after_reply(job, connection, data, opaque, early=value is EARLY)
 
     return read
@@ -120,19 +129,29 @@ class _SlowPath:
     def __init__(self, recipe: Recipe, fleet: Fleet, env: Env, tags_of: TagsOf | None) -> None:
         self.recipe, self.fleet, self.env, self.tags_of = recipe, fleet, env, tags_of
 
-    def job(self, key: bytes, index: int, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+    def job(
+        self, key: bytes, index: int, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any
+    ) -> Job:
         """The call as the flows want it."""
         tags = self.tags_of(*args, **kwargs) if self.tags_of is not None else ()
-        return Job(self.recipe, key, index, partial(function, *args, **kwargs), tags)
+        return Job(self.recipe, key, index, partial(function, *args, **kwargs), tags, ticket)
 
-    def from_the_start(self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def keep(self, ticket: Any, key: bytes, index: int, data: bytes, value: Any, tags: tuple[bytes, ...]) -> None:
+        """Keep a plain hit in the near tier."""
+        from cachekit.flows.nearby import keep_plain  # noqa: PLC0415 - few functions have one
+
+        keep_plain(Job(self.recipe, key, index, _nothing, tags, ticket), self.env, data, value)
+
+    def from_the_start(
+        self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
+    ) -> Any:
         """Nothing has been asked yet."""
-        job = self.job(key, self.fleet.ring.index(key), function, args, kwargs)
+        job = self.job(key, self.fleet.ring.index(key), function, args, kwargs, ticket)
         return run(call(job, self.env, None), self.fleet)
 
     def uncached(self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The ttl is 0."""
-        job = self.job(key, self.fleet.ring.index(key), function, args, kwargs)
+        job = self.job(key, self.fleet.ring.index(key), function, args, kwargs, None)
         return run(run_uncached(job, self.env), self.fleet)
 
     def after_reply(self, job: Job, connection: AnyConnection, data: bytes, opaque: int, *, early: bool) -> Any:
@@ -166,3 +185,7 @@ class _SlowPath:
         self.env.trouble(job, error)
         self.env.missed(job, "no answer")
         return run(without_server(job, self.env), self.fleet)
+
+
+def _nothing() -> None:
+    """What a hit computes."""

@@ -96,7 +96,7 @@ class _State(NamedTuple):
 
     cache: dict[str, Any]
     listeners: dict[str, tuple[Any, ...]]
-    functions: list[tuple[Decorated[..., Any], Recipe | None, Reader]]
+    functions: list[tuple[Decorated[..., Any], Recipe | None, Reader, type[Any]]]
 
 
 class _Layer:
@@ -149,7 +149,7 @@ def _state_of(cache: Cache) -> _State:
     return _State(
         {name: there[name] for name in (*_OF_THE_CACHE, *_MADE_AT_FIRST_USE) if name in there},
         {name: getattr(cache.hooks, name).listeners for name in Hooks.__slots__},
-        [(function, function._recipe, function._read) for function in cache._functions],
+        [(function, function._recipe, function._read, type(function)) for function in cache._functions],
     )
 
 
@@ -157,8 +157,10 @@ def _put_in_place(cache: Cache, state: _State) -> None:
     """Have the cache as ``state`` tells, and every function that it does not know as if it had not been called yet."""
     for function in cache._functions:
         function._recipe, function._read = None, function._first_read
-    for function, recipe, read in state.functions:
-        function._recipe, function._read = recipe, read
+        kind = type(function)
+        function.__class__ = kind.__dict__.get("_plain_class", kind)  # what looks into the near tier is one of its own
+    for function, recipe, read, kind in state.functions:
+        function._recipe, function._read, function.__class__ = recipe, read, kind
     for name in _MADE_AT_FIRST_USE:
         cache.__dict__.pop(name, None)
     cache.__dict__.update(state.cache)

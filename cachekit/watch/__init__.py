@@ -22,6 +22,6 @@ then comes after 3 ms, and 99 of 100 within 10, in place of 133 and 436 (docs/de
 beat is broken.
 """
 
-from cachekit.watch.registry import Watch
+from cachekit.watch.registry import Watch, watch_for
 
-__all__ = ["Watch"]
+__all__ = ["Watch", "watch_for"]

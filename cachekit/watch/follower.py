@@ -54,15 +54,18 @@ class Audience(Protocol):
 
     def touched(self, keys: list[bytes]) -> bool:
         """Those keys were stored or deleted. False: nobody listens any more, and the stream may end."""
+        ...
 
     def missed(self) -> None:
         """Something may have been missed."""
 
     def prefixes(self) -> tuple[bytes, ...]:
         """What the keys begin with that are of interest."""
+        ...
 
     def beat_s(self) -> float:
         """Seconds of silence after which a beat is due."""
+        ...
 
 
 class Follower:

@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from cachekit.near.hub import Hub
+from cachekit.roster import Roster
 from cachekit.servers import Server, Tls
 from cachekit.watch.follower import BEAT_S, BEATS_A_SECOND, Follower
 
@@ -69,6 +71,14 @@ class Watch:
                 house = _houses.get(_place(server))
                 if house is not None:
                     house.leave(self)
+
+
+def watch_for(hub: Hub, roster: Roster, prefix: bytes) -> Watch | None:
+    """What ``hub`` hears of changes by, on the servers of ``roster``; None where nobody else can change anything."""
+    if roster.embedded is not None:
+        return None
+    head = prefix + b":" if prefix else b""
+    return Watch(roster.servers, hub.touch, hub.touch_server, prefix=head, deadline_s=roster.deadline_s)
 
 
 class _Ear(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from cachekit.embedded import EmbeddedServer
 from cachekit.env import Job
 from cachekit.flows.call import call
+from cachekit.flows.frames import FILLING
 from cachekit.flows.tell import Group, bump, function_of, tags_of
 from cachekit.hooks import Hit, Invalidate, Miss, Trouble
 from cachekit.meta import Parser, Reply
@@ -102,10 +103,16 @@ class Tagged(World):
 
     def another(self, job: Job) -> Any:
         """Somebody else makes the call, in another process."""
+        return self.elsewhere(call(job, self.env, None))
+
+    def elsewhere(self, flow: Any) -> Any:
+        """Drive a flow as if in another process, in the middle of one of this."""
         flights, self.env.flights = self.env.flights, type(self.env.flights)()
+        token = FILLING.set(())
         try:
-            return self.aside(call(job, self.env, None))
+            return self.aside(flow)
         finally:
+            FILLING.reset(token)
             self.env.flights = flights
 
     def somebody_bumps(self, *tags: str, soft: bool = False) -> None:

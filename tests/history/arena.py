@@ -17,27 +17,28 @@ from typing import NamedTuple
 from support.memcached import Memcached, start_memcached
 
 from history.events import Event, load
-from history.faults import Faults, Wires
+from history.faults import FAULTS, Faults, Wires
 from history.kinds import OUTER
 from history.plan import Troubles
-from history.worker import Setup, exit_now
+from history.worker import Setup, Task, enter
 
 _SPAWN = multiprocessing.get_context("spawn")
-_START_S, _CHUNK_S, _LOOK_S = 30.0, 300.0, 0.02
+_START_S, _CHUNK_S, _LOOK_S, _RECOVERY_S = 30.0, 300.0, 0.02, 2.5
 
 
 class Disturbance(NamedTuple):
-    """What goes wrong in an arena. ``servers``: whether they and the wires to them are disturbed; ``kill_every_s``: a
+    """What goes wrong in an arena. ``faults``: those of the servers and of the wires to them; ``kill_every_s``: a
     worker is killed and another takes its place; 0: none is; ``troubles``: the workers' own.
     """
 
-    servers: bool = False
+    faults: tuple[str, ...] = ()
     kill_every_s: float = 0.0
     troubles: Troubles = Troubles()
 
 
 CALM = Disturbance()
-STORM = Disturbance(True, 4.0, Troubles(cancels=0.1, forks=0.002))
+STORM = Disturbance(FAULTS, 4.0, Troubles(cancels=0.1, forks=0.002))
+OUTAGES = Disturbance(("cut_off",))
 
 
 class Arena:
@@ -78,7 +79,7 @@ class Arena:
             for _ in range(self._count):
                 self.servers.append(start_memcached())
             addresses = [server.name for server in self.servers]
-            if self.disturbance.servers:
+            if self.disturbance.faults:
                 self._wires = Wires([server.port for server in self.servers[1:]])
                 addresses[1:] = [f"127.0.0.1:{port}" for port in self._wires.ports]
             self._setup = self._setup._replace(addresses=tuple(addresses), folder=self._folder)
@@ -111,20 +112,25 @@ class Arena:
             path.write_bytes(b"")
         faults = None
         if self._wires is not None:
-            faults = Faults(self._setup.seed + chunk.start, self.servers, self._wires)
+            # Half of the entries are there before, so that outages find something to keep.
+            self._do(Task(range(chunk.start, chunk.stop, 2), again=True))
+            faults = Faults(self.seed + chunk.start, self.disturbance.faults, self.servers, self._wires)
         try:
-            for worker in self._workers:
-                worker.tell(chunk)
-            self._wait(chunk)
+            self._do(Task(chunk), self.disturbance.kill_every_s)
         finally:
             if faults is not None:
                 faults.stop()
                 self.counts.update(faults.counts)
+        if faults is not None:
+            time.sleep(_RECOVERY_S)  # until every process has found every server again
+            self._do(Task(chunk, again=True))
         return load(self._logs())
 
-    def _wait(self, chunk: range) -> None:
-        """Until all are done; some are killed meanwhile."""
-        limit, every_s = time.monotonic() + _CHUNK_S, self.disturbance.kill_every_s
+    def _do(self, task: Task, every_s: float = 0.0) -> None:
+        """Have all workers do the task; every so many seconds one is killed meanwhile, 0: none is."""
+        for worker in self._workers:
+            worker.tell(task)
+        limit = time.monotonic() + _CHUNK_S
         kill_at = time.monotonic() + every_s if every_s else math.inf
         waiting = list(range(len(self._workers)))
         while waiting:
@@ -132,15 +138,15 @@ class Arena:
                 raise RuntimeError(f"a worker has not answered for {_CHUNK_S:.0f} s")
             if time.monotonic() > kill_at:
                 kill_at = time.monotonic() + every_s * self._dice.uniform(0.5, 1.5)
-                self._replace(self._dice.choice(waiting), chunk)
+                self._replace(self._dice.choice(waiting), task)
             waiting = [place for place in waiting if not self._workers[place].has_answered()]
 
-    def _replace(self, place: int, chunk: range) -> None:
+    def _replace(self, place: int, task: Task) -> None:
         self._workers[place].kill()
         self.counts["worker killed"] += 1
         self._workers[place] = self._start(place)
         self._workers[place].answer(_START_S)
-        self._workers[place].tell(chunk)
+        self._workers[place].tell(task)
 
     def _logs(self) -> list[Path]:
         return sorted(self._folder.glob("*.jsonl"))
@@ -154,13 +160,13 @@ class Worker:
 
     def __init__(self, setup: Setup) -> None:
         self._pipe, there = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=exit_now, args=(there, setup), daemon=True)
+        self._process = _SPAWN.Process(target=enter, args=(there, setup), daemon=True)
         self._process.start()
         there.close()
 
-    def tell(self, chunk: range) -> None:
-        """Let it work through these schedules."""
-        self._pipe.send(chunk)
+    def tell(self, task: Task) -> None:
+        """Let it do this."""
+        self._pipe.send(task)
 
     def has_answered(self) -> bool:
         """Whether it is done, after a short wait."""

@@ -6,6 +6,8 @@ I2    The value was made: a run of the function returned it, for this entry, wit
 I3    A read that begins after an acknowledged hard invalidation is given nothing older than it. Where there is a near
       tier, that is said of reads that begin ``near_s`` after it; in the process that invalidated, at once. Under faults
       a process that can't reach the server may share a run that is under way in it: that much, and no more, is older.
+I3r   The same of an invalidation that returned and was not acknowledged, and of reads in the process that tried it: it
+      is told again before the server is asked anything else. One that was cancelled or interrupted promises nothing.
 I3s   A read that begins after an acknowledged soft invalidation is given what is older only while that may be stale by
       its header, and only if a run for its successor has begun since the invalidation was sent. (Not of ``peek``.)
 I4    Nobody goes backwards: what one process has been given of another's run stood in the cache, and whoever begins to
@@ -101,9 +103,17 @@ class _Schedule:
         for read, value in self.given:
             found += self._right(read, value)
             for told in self.told:
-                if told.acknowledged and _reaches(told, read.entry, value.cells) and older(value.cells, told.cells):
+                if (
+                    (told.acknowledged or self._replayed(told, read))
+                    and _reaches(told, read.entry, value.cells)
+                    and older(value.cells, told.cells)
+                ):
                     found += self._stale(read, value, told)
         return found + self._backwards() + self._too_many_runs()
+
+    def _replayed(self, told: Told, read: Read) -> bool:
+        """Whether the reader's own process is to tell it before it asks the server anything (I3r)."""
+        return told.of == read.of and not told.soft and told.outcome == "returned"
 
     def terms(self, entry: str) -> Terms:
         return self._terms.get(kind_of(entry), Terms())
@@ -128,11 +138,13 @@ class _Schedule:
         after = read.began - told.ended
         if after <= (0.0 if read.of == told.of else terms.near_s):
             return []
-        if self.faults and run is not None and run.of == read.of and read.began <= run.ended + LANDING_S:
+        other = told.of != read.of
+        if self.faults and other and run is not None and run.of == read.of and read.began <= run.ended + LANDING_S:
             return []  # joined a run without a lease, in a process that could not reach the server
         if not told.soft:
+            rule = "I3" if told.acknowledged else "I3r"
             return self._violation(
-                "I3", f"{after * 1000:.1f} ms after {told.verb}: {dict(value.cells)}", told, read, run
+                rule, f"{after * 1000:.1f} ms after {told.verb}: {dict(value.cells)}", told, read, run
             )
         if run is not None and read.began > run.ended + terms.serves_s + terms.near_s + SERVER_CLOCK_S:
             return self._violation("I3s", f"served {read.began - run.ended:.1f} s after it was made", told, read, run)

@@ -59,7 +59,8 @@ class Read(NamedTuple):
 
 class Told(NamedTuple):
     """An invalidation: of the ``entry`` alone, or ("") of each whose value bears one of the ``cells``, which had these
-    versions just before it was sent. ``soft``: old values may be served while somebody refreshes them.
+    versions just before it was sent. ``soft``: old values may be served while somebody refreshes them. ``outcome``:
+    returned, cancelled or interrupted.
     """
 
     schedule: int
@@ -72,6 +73,7 @@ class Told(NamedTuple):
     began: float
     ended: float
     acknowledged: bool
+    outcome: str = "returned"
 
 
 Event: TypeAlias = Run | Read | Told

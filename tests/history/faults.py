@@ -12,7 +12,7 @@ import contextlib
 import multiprocessing
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
@@ -107,11 +107,19 @@ async def _proxy(pipe: Connection, ports: Sequence[int], upstreams: Sequence[int
     await asyncio.Event().wait()
 
 
-class Faults:
-    """A thread that disturbs the servers, one after the other, by a seed, until it is stopped."""
+FAULTS = ("kill", "freeze", "forget", "wires_bad", "wires_bad", "cut_off")
+"""Killed and started again, empty; stopped and continued; emptied; wires as above; a server behind wires that all
+break, so that it keeps what it has.
+"""
 
-    def __init__(self, seed: int, servers: Sequence[Memcached], wires: Wires) -> None:
-        self._servers, self._wires = servers, wires
+
+class Faults:
+    """A thread that disturbs the servers, one after the other, by a seed, until it is stopped. ``names``: some of
+    ``FAULTS``.
+    """
+
+    def __init__(self, seed: int, names: Sequence[str], servers: Sequence[Memcached], wires: Wires) -> None:
+        self._names, self._servers, self._wires = names, servers, wires
         self._dice = random.Random(seed)
         self._over = threading.Event()
         self.counts: dict[str, int] = {}
@@ -124,11 +132,10 @@ class Faults:
         self._thread.join()
 
     def _run(self) -> None:
-        faults = (self._kill, self._freeze, self._forget, self._disturb_wires, self._disturb_wires)
         while not self._over.wait(self._dice.uniform(0.1, 1.0) * _CALM_S):
-            fault = self._dice.choice(faults)
-            name = fault.__name__.strip("_").replace("_", " ")
+            name = self._dice.choice(self._names)
             self.counts[name] = self.counts.get(name, 0) + 1
+            fault: Callable[[int, float], None] = getattr(self, f"_{name}")
             fault(self._dice.randrange(len(self._servers)), self._dice.uniform(_SHORTEST_S, _LONGEST_S))
 
     def _kill(self, number: int, seconds: float) -> None:
@@ -144,8 +151,13 @@ class Faults:
     def _forget(self, number: int, seconds: float) -> None:
         self._servers[number].flush()
 
-    def _disturb_wires(self, number: int, seconds: float) -> None:
-        wire = self._dice.choice(_WIRES)
+    def _wires_bad(self, number: int, seconds: float) -> None:
+        self._behave(number, self._dice.choice(_WIRES), seconds)
+
+    def _cut_off(self, number: int, seconds: float) -> None:
+        self._behave(number, Wire(cut=1.0), seconds)
+
+    def _behave(self, number: int, wire: Wire, seconds: float) -> None:
         at = number % len(self._wires.ports)
         self._wires.behave(at, wire)
         self._over.wait(seconds)

@@ -15,7 +15,7 @@ from history.checker import Terms
 from history.source import CELLS
 
 KEYS = 3
-LONG_S, SHORT_S, STALE_S = 60.0, 0.004, 20.0
+LONG_S, SHORT_S, STALE_S, NEAR_S = 60.0, 0.004, 20.0, 0.006
 _OWN = ("k{key}", "f")
 _TAGGED = (*_OWN, "t0", "r{key}")
 _READS = ("call", "call", "call", "call", "call", "call", "many", "many", "peek", "refresh")
@@ -51,6 +51,7 @@ class Kind(NamedTuple):
     """``policy``, ``options``: what it is decorated with. ``cells``: what a run reads, by templates. ``reads`` and
     ``tells``: the verbs, as often as they are to be used. ``fails``: how often a run raises. ``names``: whether a run
     names a tag, by what it has read, and then reads its cell too. ``inner``: the kind of function that a run calls.
+    ``padding``: bytes that a value has beside what is said of it.
     """
 
     policy: Mapping[str, Any]
@@ -63,6 +64,7 @@ class Kind(NamedTuple):
     options: Mapping[str, Any] = {}
     names: bool = False
     inner: str = ""
+    padding: int = 0
 
     def reads_of(self, key: int) -> list[str]:
         """The cells that a run for this key reads."""
@@ -81,6 +83,8 @@ _INNER = ("i{key}", "g", "t0", "r{key}")
 _TAGS = {"tags": ["{schedule}-t0", "{schedule}-r{key}"]}
 _BATCH_TAGS = {"tags": ["{schedule}-t0", "{schedule}-r{keys}"]}
 _BRIEF = {"ttl": SHORT_S, "stale": STALE_S}
+_NEAR = {"ttl": LONG_S, "near": NEAR_S}
+_BEHIND_NEAR = Terms(near_s=NEAR_S)
 _BEHIND = {**_BRIEF, "refresh": "background"}
 _LASTING = {"ttl": LONG_S, "stale": STALE_S}
 
@@ -95,6 +99,7 @@ KINDS: Mapping[str, Kind] = {
     "batch": Kind({"ttl": LONG_S}, shape=Shape.BATCH),
     "lasting": Kind(_LASTING, tells=_SOFT, terms=_SERVED_LONG),
     "tagged": Kind({"ttl": LONG_S}, _TAGGED, tells=_TELLS_TAGGED, options=_TAGS),
+    "kept": Kind({"ttl": LONG_S}, _TAGGED, tells=("invalidate", "row tags", "tag"), options=_TAGS),
     "tagged lasting": Kind(_LASTING, _TAGGED, tells=_SOFT_TAGGED, terms=_SERVED_LONG, options=_TAGS),
     "tagged background": Kind(_BEHIND, _TAGGED, tells=_SOFT_TAGGED, terms=_SERVED_STALE, options=_TAGS),
     "tagged batch": Kind(_LASTING, _TAGGED, _READS, _SOFT_TAGGED, _SERVED_LONG, shape=Shape.BATCH, options=_BATCH_TAGS),
@@ -106,6 +111,23 @@ KINDS: Mapping[str, Kind] = {
     "nested batch": Kind({"ttl": LONG_S}, tells=_NESTED, terms=_LOOSE, inner="inner batch"),
     "nested named": Kind({"ttl": LONG_S}, tells=_NESTED_NAMED, terms=_LOOSE, inner="inner named"),
     "batch nested": Kind({"ttl": LONG_S}, tells=_NESTED, terms=_LOOSE, inner="inner", shape=Shape.BATCH),
+    "near": Kind(_NEAR, _TAGGED, tells=_TELLS_TAGGED, terms=_BEHIND_NEAR, options=_TAGS),
+    "near lasting": Kind(
+        {**_LASTING, "near": NEAR_S},
+        _TAGGED,
+        tells=_SOFT_TAGGED,
+        terms=_BEHIND_NEAR._replace(bounded=False),
+        options=_TAGS,
+    ),
+    "near brief": Kind(
+        {**_BRIEF, "near": NEAR_S}, tells=(*_TELLS, *_SOFT), terms=_SERVED_STALE._replace(near_s=NEAR_S)
+    ),
+    "near batch": Kind(_NEAR, _TAGGED, _READS, _TELLS_TAGGED, _BEHIND_NEAR, shape=Shape.BATCH, options=_BATCH_TAGS),
+    "near named": Kind(_NEAR, tells=_NAMED, terms=_BEHIND_NEAR._replace(bounded=False), names=True),
+    "near nested": Kind(_NEAR, tells=_NESTED, terms=_BEHIND_NEAR._replace(bounded=False), inner="inner"),
+    "near nested near": Kind(_NEAR, tells=_NESTED, terms=Terms(near_s=2 * NEAR_S, bounded=False), inner="inner near"),
+    "near large": Kind(_NEAR, _TAGGED, tells=_TELLS_TAGGED, terms=_BEHIND_NEAR, options=_TAGS, padding=2000),
+    "inner near": Kind(_NEAR, _INNER, terms=_BEHIND_NEAR._replace(bounded=False), options=_TAGS),
     "inner": Kind(_LASTING, _INNER, terms=_SERVED_LONG_LOOSE, options=_TAGS),
     "inner batch": Kind({"ttl": LONG_S}, _INNER, terms=_LOOSE, options=_BATCH_TAGS, shape=Shape.BATCH),
     "inner named": Kind({"ttl": LONG_S}, _INNER, terms=_LOOSE, options=_TAGS, names=True),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from history.arena import CALM, STORM, Arena
+from history.arena import CALM, OUTAGES, STORM, Arena
 from history.checker import Violation, check
 from history.events import Event, Read, Run, save
 from history.kinds import OUTER, TERMS
@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make soak", description="Histories of many processes, checked.")
     parser.add_argument("--schedules", type=int, default=10_000, help="how many without faults")
     parser.add_argument("--storm", type=int, default=2_000, help="how many while everything is disturbed")
+    parser.add_argument("--outages", type=int, default=1_000, help="how many while servers are cut off now and then")
     parser.add_argument("--seed", type=int, default=0, help="that of the first schedule; by the clock if not given")
     parser.add_argument("--same", action="store_true", help="every schedule is the one of the seed")
     parser.add_argument("--kinds", default=",".join(OUTER), help="kinds of functions; they are part of the seed")
@@ -89,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, default=Path("build/histories"), help="where violations' histories go")
     options = parser.parse_args(arguments)
     seed, violations = options.seed or int(time.time()), 0
-    for schedules, disturbance, name in ((options.schedules, CALM, "calm"), (options.storm, STORM, "storm")):
+    parts = ((options.schedules, CALM, "calm"), (options.storm, STORM, "storm"), (options.outages, OUTAGES, "outages"))
+    for schedules, disturbance, name in parts:
         if not schedules:
             continue
         _say(f"{name}: seed {seed}, {schedules} schedules")

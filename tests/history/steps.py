@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import itertools
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,6 +53,12 @@ def interrupts(after_s: float | None) -> Iterator[None]:
     finally:
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent has ended, however that did (Linux: prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _wait_for(child: int) -> None:
@@ -130,7 +138,7 @@ class Body:
             if kind.inner:
                 asked = time.monotonic()
                 found = yield Inner(kind.inner, schedule, key)
-                value = Value(*(found[key] if KINDS[kind.inner].shape is Shape.BATCH else found))
+                value = Value(*(found[key] if KINDS[kind.inner].shape is Shape.BATCH else found)[:3])
                 entry = entry_of(kind.inner, schedule, key)
                 self._log.write(
                     Read(schedule, self._who(), "run", "nested", entry, asked, time.monotonic(), "returned", value)
@@ -157,7 +165,8 @@ class Body:
         )
         if raised:
             raise SourceDown("the source is down, as planned")
-        return [[entries[key], number, cells[key]] for key in cells]
+        padding = "x" * KINDS[kind].padding
+        return [[entries[key], number, cells[key], padding] for key in cells]
 
     def _who(self) -> int:
         """The process's number; a forked child's is that of the system."""
@@ -187,6 +196,7 @@ class Hand:
         if child:
             _wait_for(child)
             return
+        die_with_parent()
         self._of, self._by = os.getpid(), "child"  # nobody else has that number: those of workers are small
         try:
             self._do(op, kind, schedule, pair)
@@ -239,7 +249,7 @@ class Hand:
         if cells:
             soft, sure = TELLS[op.verb].soft, returned and result is True
             told = [
-                Told(schedule, self._of, self._by, op.verb, entry, its, soft, began, ended, sure)
+                Told(schedule, self._of, self._by, op.verb, entry, its, soft, began, ended, sure, outcome)
                 for entry, its in reached(op, kind, schedule, cells)
             ]
             self._log.write(*told)
@@ -247,6 +257,6 @@ class Hand:
         reads = []
         given = listed(op, kind, result) if returned else [None] * len(entries)
         for entry, value in zip(entries, given, strict=True):
-            how, it = ("miss", None) if value is MISS else (outcome, None if value is None else Value(*value))
+            how, it = ("miss", None) if value is MISS else (outcome, None if value is None else Value(*value[:3]))
             reads.append(Read(schedule, self._of, self._by, op.verb, entry, began, ended, how, it))
         self._log.write(*reads)

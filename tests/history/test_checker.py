@@ -121,6 +121,15 @@ def test_i3_under_faults_a_run_under_way_may_be_shared() -> None:
     assert rules([slow, over, read(1, 4.1, 5.3, slow)], faults=True) == ["I3"]
 
 
+def test_i3r_ones_own_invalidation_is_replayed() -> None:
+    """What this process has invalidated without an answer is not given to its own readers; others may read it."""
+    lost = told(3, 4, 1, sure=False)
+    assert rules([OLD, lost, read(0, 4.1, 4.2, OLD)]) == ["I3r"]
+    assert rules([OLD, lost, read(1, 4.1, 4.2, OLD)]) == []
+    assert rules([OLD, lost._replace(outcome="cancelled"), read(0, 4.1, 4.2, OLD)]) == []
+    assert rules([run(1, 1.0, 5.0), lost, read(0, 4.1, 5.2, run(1, 1.0, 5.0))], faults=True) == ["I3r"]
+
+
 def test_i3s_somebody_refreshes() -> None:
     """After a soft invalidation the old value is served while a run for its successor is under way, not without."""
     soft = told(3, 4, 1, soft=True)

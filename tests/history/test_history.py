@@ -4,25 +4,41 @@ out is caught. The long run is ``make soak``.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from history.arena import Arena
+from history.arena import CALM, OUTAGES, STORM, Arena
 from history.kinds import OUTER
 from history.soak import soak
 from history.twins import TWINS
 
-SCHEDULES, TWIN_SCHEDULES, TWIN_ROUNDS = 280, 60, 5
+SCHEDULES, STORM_SCHEDULES, TWIN_SCHEDULES, TWIN_ROUNDS = 280, 120, 60, 5
 SEED = 20261122
+KEPT = Path("build/histories")
+"""Where the histories of violations go."""
 
 
 def test_no_promise_is_broken() -> None:
     """Reads, fills, invalidations and bumps of every kind, at random, in several processes: no violation."""
     with Arena(SCHEDULES, seed=SEED) as arena:
-        outcome = soak(arena, SCHEDULES)
+        outcome = soak(arena, SCHEDULES, KEPT)
     assert outcome.violations == []
     assert outcome.counts["reads returned"] > 20 * SCHEDULES
     assert outcome.counts["invalidations acknowledged"] > 3 * SCHEDULES
     assert outcome.counts["invalidations not acknowledged"] == 0
+
+
+def test_no_promise_is_broken_under_faults() -> None:
+    """The same while servers are killed, stopped, emptied and cut off, wires are bad, calls are cancelled and
+    interrupted, and workers fork.
+    """
+    with Arena(STORM_SCHEDULES, seed=SEED, disturbance=STORM._replace(kill_every_s=1.0)) as arena:
+        outcome = soak(arena, STORM_SCHEDULES, KEPT)
+    assert outcome.violations == []
+    assert outcome.counts["worker killed"] > 0
+    assert outcome.counts["reads cancelled"] > 0
+    assert outcome.counts["reads interrupted"] > 0
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -30,7 +46,9 @@ def test_a_broken_build_is_caught(name: str) -> None:
     """A build with one guard taken out breaks the promise that the guard is there for, and the checker sees it."""
     twin = TWINS[name]
     found: set[str] = set()
-    with Arena(TWIN_ROUNDS * TWIN_SCHEDULES, seed=SEED, kinds=twin.kinds, twin=name) as arena:
+    disturbance = OUTAGES if twin.outages else CALM
+    most = TWIN_ROUNDS * TWIN_SCHEDULES
+    with Arena(most, seed=SEED, kinds=twin.kinds, twin=name, disturbance=disturbance) as arena:
         for _ in range(TWIN_ROUNDS):
             found |= {violation.rule for violation in soak(arena, TWIN_SCHEDULES).violations}
             if found & twin.rules:

@@ -29,11 +29,14 @@ def _replace(owner: Any, name: str, instead: Any) -> None:
 
 
 class Twin(NamedTuple):
-    """A broken build: how it is broken, the kinds of functions that show it, and the rules that must find it."""
+    """A broken build: how it is broken, the kinds of functions that show it, and the rules that must find it.
+    ``outages``: whether it shows only where servers are cut off.
+    """
 
     break_it: Callable[[], None]
     kinds: tuple[str, ...]
     rules: frozenset[str]
+    outages: bool = False
 
 
 def store_without_cas() -> None:
@@ -145,6 +148,11 @@ def argument_left_out() -> None:
     _replace(Decorated, "__init__", careless)
 
 
+def replay_taken_out() -> None:
+    """What a server has not acknowledged is not told again."""
+    _replace(Env, "undelivered", lambda *_, **__: None)
+
+
 TWINS: Mapping[str, Twin] = {
     "store without CAS": Twin(store_without_cas, ("plain", "batch"), frozenset({"I3", "I4"})),
     "generations after the run": Twin(generations_after_the_run, ("plain", "batch"), frozenset({"I3"})),
@@ -154,6 +162,7 @@ TWINS: Mapping[str, Twin] = {
     "young tags trusted": Twin(young_tags_trusted, ("named",), frozenset({"I3"})),
     "nothing inherited": Twin(nothing_inherited, ("nested", "nested batch"), frozenset({"I3"})),
     "argument left out": Twin(argument_left_out, ("plain",), frozenset({"I1"})),
+    "replay taken out": Twin(replay_taken_out, ("kept",), frozenset({"I3r"}), outages=True),
     "joined by key alone": Twin(joined_by_key_alone, ("plain",), frozenset({"I3"})),
     "soft does nothing": Twin(soft_does_nothing, ("lasting",), frozenset({"I3s"})),
     "no lease": Twin(no_lease, ("plain",), frozenset({"I5"})),

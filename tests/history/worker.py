@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import mmap
 import os
+import pkgutil
 import threading
 import time
 from collections.abc import Sequence
@@ -19,18 +21,20 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cachekit
 from cachekit import Cache
 from history.events import Log
 from history.kinds import KEYS, KINDS, Pair, decorated
 from history.plan import Op, Plan, Troubles, plan
 from history.source import Source
-from history.steps import Body, Hand
+from history.steps import Body, Hand, die_with_parent
 from history.twins import break_guard
 
 THREADS, TASKS = 2, 2
 PARTICIPANTS = THREADS + TASKS
 _SETTLE_S = 0.002
 _PHASES = 2
+_OPTIONAL = ("cachekit.__main__", "cachekit.cli", "cachekit.integrations", "cachekit.testing", "cachekit.web")
 _PATIENT_S, _HURRIED_S = 3.0, 0.3
 
 
@@ -54,15 +58,23 @@ class Setup(NamedTuple):
     troubles: Troubles = Troubles()
 
 
-def work(pipe: Connection, setup: Setup) -> None:
-    """Work through the ranges of schedules that come through the pipe, until None does. Answers each with "done" or
-    with what went wrong.
+class Task(NamedTuple):
+    """What a worker is to do: to work through these schedules; or (``again``) only to read every entry of theirs once,
+    long before or after.
     """
+
+    schedules: range
+    again: bool = False
+
+
+def work(pipe: Connection, setup: Setup) -> None:
+    """Do the tasks that come through the pipe, for ever. Answers each with "done" or with what went wrong."""
     with Worker(setup) as worker:
         pipe.send("ready")
-        while (schedules := pipe.recv()) is not None:
+        while True:
+            task: Task = pipe.recv()
             try:
-                worker.run(schedules)
+                (worker.read_again if task.again else worker.run)(task.schedules)
                 pipe.send("done")
             except Exception as error:
                 pipe.send(f"{type(error).__name__}: {error}")
@@ -114,6 +126,11 @@ class Worker:
             for done in others:
                 done.result()
 
+    def read_again(self, schedules: range) -> None:
+        """Read every entry of those schedules."""
+        for number in schedules:
+            Schedule(self, number % self.setup.lanes, number).read_again()
+
     def _lane(self, lane: int, schedules: list[int]) -> None:
         with ThreadPoolExecutor(THREADS - 1) as helpers:
             for number in schedules:
@@ -141,6 +158,10 @@ class Schedule:
         last = [Op(0.0, "call", (key,)) for key in range(KEYS)]
         self._all(helpers, [last if number in (0, THREADS) else () for number in range(PARTICIPANTS)])
         gates.leave(self._lane, _PHASES * (self._number + 1))
+
+    def read_again(self) -> None:
+        """What stands there now."""
+        self._thread(0, [Op(0.0, "call", (key,)) for key in range(KEYS)])
 
     def _all(self, helpers: ThreadPoolExecutor, ops: Sequence[Sequence[Op]]) -> None:
         """Everybody's ops, side by side."""
@@ -199,8 +220,20 @@ class Gates:
         return self._phases[self._place * self._lanes + lane] > _PHASES * schedule
 
 
-def exit_now(pipe: Connection, setup: Setup) -> None:
-    """A worker's process: exit handlers of libraries have no part in a history."""
-    work(pipe, setup)
-    pipe.close()
-    os._exit(0)
+def enter(pipe: Connection, setup: Setup) -> None:
+    """A worker's process. It ends when its parent does, and exit handlers of libraries have no part in a history."""
+    die_with_parent()
+    load_all()
+    try:
+        work(pipe, setup)
+    finally:
+        os._exit(0)
+
+
+def load_all() -> None:
+    """Load what cachekit loads at first need: a child that is forked while another thread does would wait for that
+    thread, which it does not have.
+    """
+    for module in pkgutil.walk_packages(cachekit.__path__, "cachekit."):
+        if not module.name.startswith(_OPTIONAL):
+            importlib.import_module(module.name)

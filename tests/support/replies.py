@@ -43,9 +43,9 @@ VALUES: list[Any] = [
 ]
 
 
-def recipe_of(*, grouped: bool, **terms: Any) -> Recipe:
-    """A recipe with or without a generation."""
-    return make_recipe(generations=(GENERATION,) if grouped else (), **terms)
+def recipe_of(*, grouped: bool, over: tuple[bytes, ...] = (), **terms: Any) -> Recipe:
+    """A recipe with or without a generation, and with others ``over`` it."""
+    return make_recipe(generations=(*over, GENERATION) if grouped else (), **terms)
 
 
 RECIPES = {grouped: recipe_of(grouped=grouped) for grouped in (False, True)}
@@ -60,6 +60,10 @@ KINDS_OF = {
     (grouped, kind): recipe_of(grouped=grouped, **terms) for grouped in RECIPES for kind, terms in KINDS.items()
 }
 """Recipes of functions with every sort of policy that bears on a hit."""
+MANY_OF = {kind: recipe_of(grouped=True, over=(b"app:tag=a", b"app:tag=b"), **terms) for kind, terms in KINDS.items()}
+"""The same, of entries under three generations."""
+NUMBERS = (5, 2**64 - 1, 7)
+"""Which those are."""
 
 
 class Look(NamedTuple):
@@ -67,7 +71,7 @@ class Look(NamedTuple):
 
     env: Env
     hits: list[Hit]
-    glance: Callable[[bytes, bytes, int, int], Any]
+    glance: Callable[..., Any]
 
 
 def look(recipe: Recipe, now_s: float = NOW, luck: float = 0.0) -> Look:
@@ -124,18 +128,27 @@ def answer(
     t: int = 50,
     more: bytes = b"",
     opaque: bytes = b"77",
-    second: bytes = b"HD c5 O77 Z\r\n",
+    second: bytes | None = None,
 ) -> bytes:
-    """A server's whole answer to a read."""
+    """A server's whole answer to a read. ``second``: what it says of the generations."""
     head = b"VA %d c9 f%d t%d O%b%b\r\n%b\r\n" % (len(data), flags, t, opaque, more, data)
-    return head + (second if recipe.generations else b"")
+    if not recipe.generations:
+        return head
+    return head + (b"".join(behind(recipe)) if second is None else second)
+
+
+def behind(recipe: Recipe) -> list[bytes]:
+    """What a server says of each generation."""
+    return [b"HD c%d O77 Z\r\n" % number for number in NUMBERS[: len(recipe.generations)]]
 
 
 def stored(recipe: Recipe, value: Any, *, created: float = NOW - 10, **changes: Any) -> tuple[int, bytes]:
     """Client flags and data of an entry, with any field of its header changed."""
     packer = changes.pop("packer", recipe.packer)
     flags, payload = packer.pack(value)
-    usual = Header(KEY[-16:], int(created * 1000), 60_000, 0, 0, 61, 250_000, (5,) if recipe.generations else (0,))
+    usual = Header(
+        KEY[-16:], int(created * 1000), 60_000, 0, 0, 61, 250_000, NUMBERS[: len(recipe.generations)] or (0,)
+    )
     return flags | ENVELOPED, seal(usual._replace(**changes), payload)
 
 
@@ -170,7 +183,7 @@ def answers(draw: st.DrawFn, recipe: Recipe) -> bytes:
     if "owner" in odd:
         changes["fingerprint"] = b"B" * 16
     if "groups" in odd:
-        changes["generations"] = draw(st.sampled_from([(0,), (4,), (6,), (5, 5), (0, 0), (2**64 - 1,)]))
+        changes["generations"] = draw(st.sampled_from(OTHERS_OF_MANY if len(recipe.generations) > 1 else OTHERS))
     if "codec" in odd:
         changes["packer"] = COMPRESSING
     flags, data = stored(recipe, value, **changes)
@@ -192,8 +205,17 @@ def answers(draw: st.DrawFn, recipe: Recipe) -> bytes:
         details["more"] = draw(st.sampled_from([b"", b" W", b" Z", b" X", b" X W", b" Z X", b" ", b" s1", b" q"]))
         details["opaque"] = draw(st.sampled_from([b"77", b"77", b"78", b"7", b"", b"077", b"777"]))
     if "second" in odd:
-        details["second"] = draw(st.sampled_from(SECONDS))
+        lines = behind(recipe) or [b""]
+        lines[draw(st.integers(0, len(lines) - 1))] = draw(st.sampled_from(SECONDS))
+        details["second"] = b"".join(draw(st.permutations(lines)) if draw(st.booleans()) else lines)
     return answer(recipe, flags, data, **details)
+
+
+OTHERS = [(0,), (4,), (6,), (5, 5), (0, 0), (2**64 - 1,)]
+OTHERS_OF_MANY = [
+    *((0,), (5,), (0, 0, 0), (5, 2**64 - 1), (5, 2**64 - 1, 7, 7), (7, 2**64 - 1, 5), (5, 7, 2**64 - 1)),
+    *((4, 2**64 - 1, 7), (5, 2**64 - 2, 7), (5, 2**64 - 1, 6), (6, 2**64 - 1, 8), (5, 5, 5)),
+]
 
 
 LATE_S = st.sampled_from([5.9, 6.0, 6.1, 47.9, 48.0, 48.1, 59.0, 59.7, 59.9, 59.999, 60.0, 60.5])
@@ -202,6 +224,8 @@ times_ms = st.sampled_from([0.0, 0.5, 1.5, 10, 3600, -3600, 1e6, -1e6, NOW]).map
 SECONDS = [
     b"",
     b"HD c5 O77 W\r\n",
+    b"HD c5 O77\r\n",
+    b"VA 1 c5 O77\r\n3\r\n",
     b"HD c5 O77 Z",
     b"HD c5 O77 Z\r",
     b"HD c5 O77 Z X\r\n",

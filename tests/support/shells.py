@@ -23,6 +23,7 @@ import pytest
 
 from cachekit import Cache
 from cachekit.sync.client import Verbs
+from cachekit.sync.groups import GroupVerbs
 
 THREADS, ASYNCIO, UVLOOP = "threads", "asyncio", "uvloop"
 LOOPS = (ASYNCIO, *([UVLOOP] if sys.platform != "win32" else []))
@@ -230,8 +231,8 @@ class FunctionFacade(Facade):
         return self.real.__reduce__()
 
 
-VERBS = frozenset(name for name in vars(Verbs) if not name.startswith("_"))
-"""The direct verbs of a cache that has no event loop."""
+VERBS = frozenset(name for kind in (Verbs, GroupVerbs) for name in vars(kind) if not name.startswith("_"))
+"""The verbs of a cache that has no event loop: the direct ones, and those about tags and namespaces."""
 
 
 def async_of(function: Any) -> Any:

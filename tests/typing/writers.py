@@ -50,16 +50,19 @@ class Ledger:
 
     @cache.invalidates(report)
     def deposit(self, amount: int) -> float:
+        """Writes."""
         return amount / 2
 
     @classmethod
     @cache.invalidates(report)
     def close(cls, year: int) -> int:
+        """Writes."""
         return year
 
     @staticmethod
     @cache.invalidates(report)
     def reset(year: int) -> str:
+        """Writes."""
         return str(year)
 
 
@@ -76,19 +79,19 @@ def view(request: str) -> bytes:
 def check_writers() -> None:
     assert_type(rename(1, name="Ada"), list[str])
     rename("1")  # type: ignore[arg-type]
-    rename(1, "Ada")  # type: ignore[misc]
+    rename(1, "Ada")  # type: ignore[call-arg]
     assert_type(Ledger().deposit(1), float)
     assert_type(Ledger.close(2026), int)
     assert_type(Ledger.reset(2026), str)
     assert_type(together(3), float)
     assert_type(view("x"), bytes)
     together("3")  # type: ignore[arg-type]
-    keep: Callable[[int], Coroutine[Any, Any, bytes]] = rename_later
-    keep(1)
 
 
 async def check_async() -> None:
     assert_type(await rename_later(1), bytes)
+    keep: Callable[[int], Coroutine[Any, Any, bytes]] = rename_later
+    assert_type(await keep(1), bytes)
     async with cache.transaction() as block:
         assert_type(block.acknowledged, bool | None)
 
@@ -98,7 +101,7 @@ def check_blocks() -> None:
         assert_type(block.acknowledged, bool | None)
     cache.invalidates(report, args=(1,))  # type: ignore[arg-type]
     cache.invalidates(report, tag="x")  # type: ignore[call-arg]
-    cache.transaction(report)  # type: ignore[misc]
+    cache.transaction(report)  # type: ignore[call-arg, arg-type]
 
 
 def check_sessions() -> None:
