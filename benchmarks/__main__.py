@@ -38,10 +38,12 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
     "speed_direct": ("P1", "P2", "P3", "P3s", "P13"),
     "speed_decorated": ("P4", "P6", "P7"),
     "speed_asyncio": ("P8",),
+    "speed_tags": ("P14",),
     "stampede_cold": ("P9",),
     "stampede_hot": ("P10",),
     "stampede_early": ("early",),
     "stampede_wait": ("wait",),
+    "near_hit": ("P11",),
     "near_watch": ("watch",),
     "startup": ("P15",),
     "cpu": ("P16",),
@@ -62,6 +64,7 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
     "pickles": ("R11",),
     "bomb": ("R13",),
     "limits": ("R14",),
+    "histories": ("R16",),
 }
 SCRIPTS: Mapping[str, Script] = {
     "keys_cost": Script("P5", "what a key costs"),

@@ -32,7 +32,7 @@ FUNCTION_S = 0.001
 LATEST_S, LATEST_SLIDING_S = 2.5 * FUNCTION_S, 0.0003
 OLD, NEW = 1, 2
 LONG_S, ENDED_S, SLIDING_S = 60.0, 0.001, 0.100
-SUCCESSOR_S, LIMIT_S = 1.0, 120.0
+SUCCESSOR_S, YOUNG_S, LIMIT_S = 1.0, 3.5, 120.0
 
 NOTES = (
     (
@@ -65,7 +65,8 @@ class Way(NamedTuple):
     ``policy``: what the function is decorated with. ``before``: how long the entry that stands there was made to be
     fresh, seconds; None: there is none. ``behaviour``: of the slow run. ``verb``: what the caller calls.
     ``latest_s``: the invalidation is sent so many seconds after the caller began, at most. ``soft``: whether it may be
-    a soft one. ``batch``: whether the function is a loader of many.
+    a soft one. ``shape``: whether the function is a plain one, a batch loader, one that names its tags in the run, or
+    one around another cached one.
     """
 
     policy: Mapping[str, Any] = {}
@@ -74,14 +75,17 @@ class Way(NamedTuple):
     verb: str = "call"
     latest_s: float = LATEST_S
     soft: bool = True
-    batch: bool = False
+    shape: str = "plain"
 
 
 WAYS: Mapping[str, Way] = {
     "a cold fill": Way(before_s=None),
-    "a cold fill of a batch": Way(before_s=None, batch=True),
+    "a cold fill of a batch": Way(before_s=None, shape="batch"),
     "a cold fill of many()": Way(before_s=None, verb="many"),
+    "a cold fill that names its tag": Way(before_s=None, shape="naming"),
+    "a cold fill around another": Way(before_s=None, shape="around"),
     "a refresh under a claim": Way(),
+    "a refresh around another": Way(shape="around"),
     "a refresh in the background": Way({"stale": 10, "refresh": "background"}),
     "a refresh beyond its soft timeout": Way({"stale": 10, "soft_timeout": FUNCTION_S / 2}),
     "refresh()": Way(before_s=LONG_S, verb="refresh"),
@@ -198,7 +202,7 @@ class Origin:
             self.slow = (self.began[-1], time.monotonic())
         if behaviour == "fail":
             raise OSError("the origin is down")
-        if behaviour == "keep":
+        if behaviour == "keep" and version == OLD:  # as a function that has looked says it
             current = library("cachekit").current()
             current.ttl = LONG_S
             with suppress(LookupError):  # the old value is gone
@@ -212,6 +216,7 @@ class Side(NamedTuple):
     call: Callable[[int], Any]
     invalidations: Mapping[str, Callable[[int], Any]]
     decorated: Any = None
+    prepare: Callable[[int], None] = lambda keys: None
 
 
 def side_of(name: str, address: str, lane: int, way: Way, origin: Origin) -> Side:
@@ -244,14 +249,50 @@ def _cachekit(report: Any, address: str, way: Way, origin: Origin) -> Side:
     policy = cachekit.Policy(ttl=lambda result: result[1], **way.policy)
     lane = report.__qualname__
     options = {"policy": policy, "namespace": f"space-{lane}", "tags": [f"{lane}-{{key}}", lane]}
-    if way.batch:
-        return _batch(report, cache, lane, options)
+    make = {"batch": _batch, "naming": _naming, "around": _around}.get(way.shape)
+    if make is not None:
+        return make(report, cache, lane, options)
     decorated = cache(**options)(report)
 
     def call(key: int) -> Any:
         return decorated.many([decorated.bind(key)])[0] if way.verb == "many" else decorated(key)
 
     return Side(call, _verbs(cache, decorated, lane, decorated.invalidate, decorated.expire), decorated)
+
+
+def _naming(report: Any, cache: Any, lane: str, options: Mapping[str, Any]) -> Side:
+    def naming(key: int) -> Any:
+        library("cachekit").current().tag(f"{lane}-{key}", lane)
+        return report(key)
+
+    naming.__qualname__ = lane
+    decorated = cache(policy=options["policy"], namespace=options["namespace"])(naming)
+
+    # A tag that is younger than the run is a case of its own: nothing is stored. These are made before.
+    @cache.batch(tags=[f"{lane}-{{keys}}", lane])  # type: ignore[untyped-decorator]
+    def bearing(keys: list[int]) -> dict[int, int]:
+        return dict.fromkeys(keys, 0)
+
+    def prepare(keys: int) -> None:
+        bearing(range(keys))
+        time.sleep(YOUNG_S)
+
+    return Side(decorated, _verbs(cache, decorated, lane, decorated.invalidate, decorated.expire), decorated, prepare)
+
+
+def _around(report: Any, cache: Any, lane: str, options: Mapping[str, Any]) -> Side:
+    inner = cache(**options)(report)
+
+    def outer(key: int) -> Any:
+        return inner(key)
+
+    outer.__qualname__ = f"outer_{lane}"
+    decorated = cache(policy=options["policy"])(outer)
+    one, softly = (
+        lambda key: inner.invalidate(key) and decorated.invalidate(key),
+        lambda key: inner.expire(key) and decorated.expire(key),
+    )
+    return Side(decorated, _verbs(cache, inner, lane, one, softly), decorated)
 
 
 def _batch(report: Any, cache: Any, lane: str, options: Mapping[str, Any]) -> Side:
@@ -291,6 +332,8 @@ class Lane:
     def run(self, schedules: int) -> Tally:
         """Do so many."""
         tally: Tally = {}
+        for side in self.sides:
+            side.prepare(schedules)
         with ThreadPoolExecutor(1) as filler:
             for key in range(schedules):
                 self._prepare(key)

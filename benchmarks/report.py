@@ -15,7 +15,8 @@ from benchmarks.harness import Race
 
 PACKAGES = (
     "cachekit-memcached", "pymemcache", "pylibmc", "dogpile.cache", "Flask-Caching", "aiocache", "aiomcache", "Django",
-    "cachetools", "meta-memcache", "python-memcached", "python-binary-memcached", "emcache", "uvloop",
+    "cachetools", "meta-memcache", "python-memcached", "python-binary-memcached", "emcache", "uvloop", "cachebox",
+    "theine", "cashews",
 )  # fmt: skip
 
 

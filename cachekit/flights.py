@@ -141,15 +141,16 @@ class Flights:
             flight.ended = True
         flight.end()
 
-    def forget(self, key: bytes | None = None) -> None:
+    def forget(self, key: bytes | None = None, cas: int | None = None) -> None:
         """Let nobody else join the runs without a lease, of ``key`` or of every key, that began before now: an
         invalidation was acknowledged, and what they bring is older. Who waits for them already is still woken.
+        ``cas``: as the run was boarded.
         """
         if not self._flights:
             return
         with self._lock:
             if key is not None:
-                self._flights.pop((key, None), None)
+                self._flights.pop((key, cas), None)
                 return
             for each in list(self._flights):  # a copy: boarding takes no lock
                 if each[1] is None:

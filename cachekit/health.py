@@ -55,8 +55,8 @@ class Health:
         return True
 
     def look_soon(self, now: float, random: Callable[[], float]) -> None:
-        """It has something to be told, so it is to be probed though it may be up."""
-        if self.probe_at <= now:
+        """There is something to be told from now on, so it is to be probed also where it is up."""
+        if self.down_since is None:
             self.probe_at = now + _pause(random)
 
     def probe_due_in(self, now: float) -> float:

@@ -140,8 +140,7 @@ class Queue:
 
     def first(self, most: int) -> list[Item]:
         """The first items; groups before others, since each voids many entries."""
-        everything = itertools.chain.from_iterable(items.values() for items in reversed(self.items))
-        return list(itertools.islice(everything, most))
+        return list(itertools.islice(itertools.chain(*[items.values() for items in reversed(self.items)]), most))
 
 
 class Replay:

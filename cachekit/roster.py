@@ -172,8 +172,9 @@ class Roster:
         with self._lock:
             outbox = self._outbox()
             self.suspects.add(index)
+            if not outbox.queues[index]:  # not again and again: it would be put off for ever
+                self.health[index].look_soon(time.monotonic(), random.random)
             change = outbox.keep(index, keys, soft=soft, kind=kind)
-            self.health[index].look_soon(time.monotonic(), random.random)
         outbox.save(index, change)
         _tell_at_exit()
         self._watch()

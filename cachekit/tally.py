@@ -39,13 +39,14 @@ class Info(Frozen):
         return self.hits / calls if calls else 0.0
 
 
-_COUNTS: Final = ("errors", "fills", "hits", "misses", "near", "saved_us", "stale", "unstored", "waits")
+COUNTS: Final = ("errors", "fills", "hits", "misses", "near", "saved_us", "stale", "unstored", "waits")
+"""The counters of a ``Tally``."""
 
 
 class Tally:
     """The live counters behind ``Info``."""
 
-    __slots__ = (*_COUNTS, "settle")
+    __slots__ = (*COUNTS, "settle")
 
     def __init__(self) -> None:
         self.settle: Callable[[], None] | None = None
@@ -83,6 +84,6 @@ def total(tallies: list[Tally]) -> Info:
     for tally in tallies:
         if tally.settle is not None:
             tally.settle()
-        for name in _COUNTS:
+        for name in COUNTS:
             setattr(whole, name, getattr(whole, name) + getattr(tally, name))
     return whole.info()

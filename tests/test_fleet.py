@@ -171,6 +171,23 @@ def test_silence_marks_down_the_second_time(mortal: Memcached, caplog: pytest.Lo
     assert len(warnings(caplog)) == 1
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_silent_server_costs_its_own_keys_only(first: bool) -> None:
+    """Wherever it stands in the window, the answers of the others, which have come meanwhile, are read."""
+    with start_memcached() as one, start_memcached() as two, Cache(f"{url_of(one, two)}?deadline=500ms") as cache:
+        keys = [f"k{n}" for n in range(400)]
+        assert cache.set_many(dict.fromkeys(keys, "value" * 100)) == []
+        victim = sorted((one, two), key=lambda server: server.name)[not first]
+        others = [key for key in keys if cache.server_of(key) != victim.name]
+        victim.pause()
+        began = time.monotonic()
+        found = cache.get_many(keys)
+        took = time.monotonic() - began
+        victim.resume()
+        assert sorted(found) == sorted(others)
+        assert took < 1.0
+
+
 def test_a_dead_server_costs_its_own_keys_only(
     mortal: Memcached, servers3: tuple[Memcached, ...], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -115,3 +115,14 @@ def test_whatever_happens_news_is_told_once_and_a_probe_is_never_far(steps: list
             assert health.down_since is not None
             assert health.down_since <= now
             assert 0.0 < health.probe_due_in(now) <= 1.2 * PROBE_S + 1e-9
+
+
+def test_a_server_that_is_up_can_be_looked_at_soon() -> None:
+    """About a second after that; the probe of one that is down is not put off by it."""
+    health = Health()
+    health.look_soon(100.0, lambda: 0.5)
+    assert health.up
+    assert health.probe_due_in(100.0) == 1.0
+    health.failed(100.5, lambda: 0.5, refused=True)
+    health.look_soon(101.6, lambda: 0.5)
+    assert health.probe_due_in(101.6) == 0.0

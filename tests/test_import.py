@@ -60,6 +60,9 @@ def test_slow_modules_wait_until_they_are_needed(imported: set[str], module: str
         "cachekit.integrations",
         "cachekit.watch",
         "cachekit.tombstones",
+        "cachekit.outbox",
+        "cachekit.replay",
+        "cachekit.spool",
     ],
 )
 def test_parts_wait_until_they_are_needed(imported: set[str], part: str) -> None:

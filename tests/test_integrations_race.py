@@ -16,7 +16,7 @@ from support.threads import Outcome, eventually
 from cachekit import MISS, Cache
 from cachekit.integrations.sqlalchemy import invalidate_on_commit
 
-READERS, WRITES = 6, 120
+READERS, WRITES = 4, 60
 
 
 class Race:
@@ -46,8 +46,10 @@ class Race:
         readers = [Outcome(self._read) for _ in range(READERS)]
         try:
             for n in range(1, WRITES + 1):
+                before = self.reads
                 write(n)
                 self.acknowledged = n
+                assert eventually(lambda: self.reads > before)  # noqa: B023 - called at once
         finally:
             self._over.set()
             for reader in readers:
@@ -80,7 +82,7 @@ def test_invalidated_after_the_commit_nobody_sees_less(race: Race) -> None:
             session.get_one(Team, 1).name = str(n)
 
     race.run(write)
-    assert race.reads > WRITES
+    assert race.reads >= WRITES
     assert race.violations == []
     assert race.number(1) == WRITES
 

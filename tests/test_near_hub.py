@@ -248,6 +248,7 @@ class Model:
         self.served: dict[bytes, int] = {}
 
     def take(self, step: tuple[str, Any, Any]) -> None:
+        """One thing that happens."""
         what, one, other = step
         hub = self.stage.hub
         if what == "begin":
@@ -292,7 +293,8 @@ def test_the_model_sees_a_lost_touch(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would not hold anything, if it never failed."""
     monkeypatch.setattr(Hub, "_touched_since", lambda *_: False)
     model = Model(8)
-    for step in (("begin", KEYS[0], set()), ("touch", KEYS[0], None), ("end", 0, False)):
+    steps: list[tuple[str, Any, Any]] = [("begin", KEYS[0], set()), ("touch", KEYS[0], None), ("end", 0, False)]
+    for step in steps:
         model.take(step)
     with pytest.raises(AssertionError):
         model.check()

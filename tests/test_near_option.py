@@ -52,7 +52,7 @@ def test_so_is_what_is_no_near(value: Any) -> None:
 def test_near_without_a_ttl_says_what_to_write() -> None:
     """The most likely mistake: near=True."""
     with pytest.raises(ConfigurationError, match=r"near=True has no ttl: .*near='1s'"):
-        Cache("memory:")(near=True)  # type: ignore[call-overload]
+        Cache("memory:")(near=True)
 
 
 def test_a_near_tier_over_nothing_is_a_contradiction() -> None:

@@ -1,4 +1,4 @@
-"""Calls under way while others invalidate: the near tier never serves what was there before, and threads don't harm it."""
+"""Calls under way while others invalidate: the near tier never serves what was there before; threads don't harm it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 
 
 class Held:
-    """A server that answers the next read only when it is let go: it has looked before, and the answer is on its way."""
+    """A server that answers the next read when it is let go: it has looked before, and the answer is on its way."""
 
     def __init__(self) -> None:
         self.behind = EmbeddedServer()
@@ -36,6 +36,7 @@ class Held:
         self._lock = threading.Lock()
 
     def __call__(self, request: bytes) -> Iterable[object]:
+        """The script of a ``ScriptedServer``."""
         with self._lock:
             reply = self.behind.handle(request)
             hold, self.holding = self.holding and b" N300 " in request, False
@@ -56,7 +57,8 @@ class Race:
         decorate = self.cache(ttl="1h", near=LONG, tags=["item"])
         if asynchronous:
             self.loop = asyncio.new_event_loop()
-            threading.Thread(target=self.loop.run_forever, daemon=True).start()
+            self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+            self.thread.start()
 
             @decorate
             async def aitem(n: int) -> str:
@@ -95,9 +97,12 @@ class Race:
         return str(reading.result())
 
     def close(self) -> None:
+        """End the loop, and the cache's connections."""
         if self.loop is not None:
             self.do(self.cache.aclose)
             self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join(20)
+            self.loop.close()
         self.cache.close()
 
 
@@ -111,13 +116,21 @@ def race_fixture(request: pytest.FixtureRequest) -> Iterator[Race]:
 
 
 def verbs(race: Race) -> dict[str, Callable[[], Any]]:
-    """Invalidations by another thread of this process."""
-    cache = race.cache if race.loop is None else race.cache.aio
+    """Invalidations by this thread, over a connection of its own; of a coroutine function, in another event loop."""
+
+    def do(what: Callable[..., Any], *args: Any) -> Any:
+        async def main() -> Any:
+            told = await what(*args)
+            await race.cache.aclose()
+            return told
+
+        return what(*args) if race.loop is None else asyncio.run(main())
+
     return {
-        "invalidate": lambda: race.do(race.item.invalidate, 1),
-        "invalidate_all": lambda: race.do(race.item.invalidate_all),
-        "invalidate_tags": lambda: race.do(cache.invalidate_tags, "item"),
-        "delete": lambda: race.do(cache.delete, race.item.key(1)),
+        "invalidate": lambda: do(race.item.invalidate, 1),
+        "invalidate_all": lambda: do(race.item.invalidate_all),
+        "invalidate_tags": lambda: race.cache.invalidate_tags("item"),
+        "delete": lambda: race.cache.delete(race.item.key(1)),
     }
 
 

@@ -26,6 +26,7 @@ class Newer:
         self.unchanged = 0
 
     def __call__(self, request: bytes) -> Iterable[object]:
+        """The script of a ``ScriptedServer``."""
         request = re.sub(rb" E\d+", b"", request)
         asked = _ASKED.search(request)
         reply = self.behind.handle(_ASKED.sub(rb"\1\3\r\n", request))

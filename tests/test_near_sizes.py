@@ -22,6 +22,16 @@ class Text(str):
 class Zone(dt.tzinfo):
     """So may somebody's time zone."""
 
+    def utcoffset(self, _: dt.datetime | None, /) -> dt.timedelta:
+        """None to speak of."""
+        return dt.timedelta(0)
+
+    def tzname(self, _: dt.datetime | None, /) -> str:
+        """A name."""
+        return "zone"
+
+    dst = utcoffset
+
 
 class Pair(NamedTuple):
     one: int
@@ -32,11 +42,14 @@ class Colour(enum.Enum):
     RED = 1
 
 
+NAIVE = dt.datetime(2026, 1, 1, tzinfo=dt.UTC).replace(tzinfo=None)
+
+
 @pytest.mark.parametrize(
     "value",
     [
         None, True, 1, -(2**70), 1.5, 2j, "", "text", b"bytes", (), (1, "a", (b"b", None)), frozenset({1, ("a",)}),
-        dt.date(2026, 1, 1), dt.datetime(2026, 1, 1), dt.datetime(2026, 1, 1, tzinfo=dt.UTC), dt.time(1, 2),
+        dt.date(2026, 1, 1), NAIVE, dt.datetime(2026, 1, 1, tzinfo=dt.UTC), dt.time(1, 2),
         dt.datetime(2026, 1, 1, tzinfo=ZoneInfo("UTC")), dt.timedelta(1), Decimal("1.5"), uuid.UUID(int=5),
     ],
 )  # fmt: skip

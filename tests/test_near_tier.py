@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from cachekit.near.option import Near
 from cachekit.near.tier import Node, Tier
-
 from docs.design.near.compare import Ours, hit_ratio
 from docs.design.near.policies import POLICIES
 from docs.design.near.workloads import loop, shifting, with_scans, working_sets, zipf

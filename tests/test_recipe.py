@@ -53,6 +53,42 @@ def test_a_percent_sign_in_a_generations_key_stays_one(generation: bytes) -> Non
     assert read == b"mg k%d c f t v N300 O7\r\nmg " + generation + b" c N0 O7\r\n"
 
 
+def test_tags_are_asked_for_between_the_value_and_the_generations() -> None:
+    """Each under the same token, its record made for thirty days; a claim and a look ask for them too."""
+    recipe = make_recipe(generations=(b"n", b"f"))
+    lines = [b"mg a c N2592000 O7", b"mg b c N2592000 O7", b"mg n c N0 O7", b"mg f c N0 O7"]
+    assert recipe.read(b"k", 7, tags=(b"a", b"b")).splitlines() == [b"mg k c f t v N300 O7", *lines]
+    assert recipe.look(b"k", 7, tags=(b"a", b"b")).splitlines() == [b"mg k c f t v O7", *lines]
+    claim = recipe.read(b"k", 7, claim=True, tags=(b"a", b"b")).splitlines()
+    assert claim == [b"mg k c f t v N300 R2147483647 O7", *lines]
+    closer = recipe.read(b"k", 7, closer=True, tags=(b"a", b"b")).splitlines()
+    assert closer == [b"mg k c f t v N300 O7", *(line.replace(b" c ", b" c v ") for line in lines)]
+    numbered = recipe.read(b"k", 7, 99, tags=(b"a",)).splitlines()
+    assert numbered == [
+        b"mg k c f t v N300 E99 O7", b"mg a c N2592000 E99 O7", b"mg n c N0 E99 O7", b"mg f c N0 E99 O7"
+    ]  # fmt: skip
+
+
+@given(
+    key=st.binary(min_size=1),
+    opaque=st.integers(1, 2**63),
+    tags=st.lists(st.sampled_from([b"a", b"%d", b"100%", b"%%b"]) | st.binary(min_size=1), max_size=130).map(tuple),
+    generations=st.sampled_from([(), (b"f",), (b"n%25", b"f")]),
+)
+def test_the_quick_way_asks_what_the_other_asks(
+    key: bytes, opaque: int, tags: tuple[bytes, ...], generations: tuple[bytes, ...]
+) -> None:
+    """For hits, however many tags there are; and whatever the keys are."""
+    recipe = make_recipe(generations=generations)
+    lines = [
+        b"mg " + key + b" c f t v N300",
+        *(b"mg " + tag + b" c N2592000" for tag in tags),
+        *(b"mg " + each + b" c N0" for each in generations),
+    ]
+    expected = b"".join(line + b" O%d\r\n" % opaque for line in lines)
+    assert recipe.read_tagged(key, opaque, tags) == recipe.read(key, opaque, tags=tags) == expected
+
+
 @pytest.mark.parametrize(
     ("lease_s", "stub_s"), [(1.0, 300), (10.0, 300), (100.0, 300), (100.5, 303), (86_400.0, 259_200)]
 )

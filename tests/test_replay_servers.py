@@ -144,20 +144,15 @@ def test_a_ttl_of_0_removes_as_well(unprobed: None, world: World, shell: str) ->
 
 def test_many_keys_of_two_servers(unprobed: None) -> None:
     """``delete_many`` keeps those of the silent server alone; they are told in several lots, and others meanwhile."""
-    with start_memcached() as one, start_memcached() as two, Cache(f"{url_of(one, two)}?deadline=2s") as cache:
+    with start_memcached() as one, start_memcached() as two, Cache(f"{url_of(one, two)}?deadline=1s") as cache:
         keys = [f"k{n}" for n in range(2000)]
         assert cache.set_many(dict.fromkeys(keys, OLD)) == []
         mine = [key for key in keys if cache.server_of(key) == one.name]
-        cache._fleet.deadline_s = 0.1
-        cache._fleet.close()  # connections that know the short deadline
         one.pause()
         lost = cache.delete_many(keys)
         one.resume()
         assert set(lost) == set(mine)
         assert cache.stats().replay == {one.name: len(mine)}
-        cache._fleet.deadline_s = 5.0
-        cache._fleet.succeeded(0)
-        cache._fleet.succeeded(1)
         assert cache.get_many(keys) == {}
         assert cache.stats().replayed == len(mine)
         assert one.stats()["curr_items"] == "0"
@@ -291,7 +286,7 @@ def test_who_waits_too_long_for_the_one_who_tells_goes_without(unprobed: None, w
 
 def test_two_servers_are_told_at_once(unprobed: None) -> None:
     """A window over two silent servers that have something to be told costs one deadline, not one each."""
-    with start_memcached() as one, start_memcached() as two, Cache(f"{url_of(one, two)}?deadline=300ms") as cache:
+    with start_memcached() as one, start_memcached() as two, Cache(f"{url_of(one, two)}?deadline=1s") as cache:
         keys = [f"k{n}" for n in range(50)]
         cache.set_many(dict.fromkeys(keys, OLD))
         one.pause()
@@ -300,7 +295,7 @@ def test_two_servers_are_told_at_once(unprobed: None) -> None:
         cache._fleet.versions_known.update((0, 1))  # to ask for them costs a deadline as well
         began = time.monotonic()
         assert cache.get_many(keys) == {}
-        assert time.monotonic() - began < 0.55
+        assert time.monotonic() - began < 1.8
         one.resume()
         two.resume()
 
@@ -341,6 +336,16 @@ def test_the_server_is_told_also_where_nobody_asks_it(world: World, mortal: Memc
     assert eventually(lambda: world.fleet.suspects == set())
 
 
+def test_however_much_is_invalidated_the_probe_is_not_put_off(unprobed: None, world: World) -> None:
+    """Its time is set by the first that is kept, and not by those that follow."""
+    health = world.fleet.health[0]
+    world.cache._env.undelivered(0, b"a", soft=False)
+    assert 0 < health.probe_due_in(time.monotonic()) < 2
+    health.probe_at = 0.0
+    world.cache._env.undelivered(0, b"b", soft=False)
+    assert health.probe_due_in(time.monotonic()) == 0
+
+
 @pytest.mark.parametrize("end", ["close", "aclose"])
 def test_closing_tells_what_can_be_told(unprobed: None, mortal: Memcached, end: str) -> None:
     """``close`` and ``aclose`` try once."""
@@ -364,17 +369,17 @@ def test_closing_is_bounded(unprobed: None, world: World, mortal: Memcached) -> 
 
 
 SCRIPT = """
-import os, signal, sys
-from cachekit import Cache
-cache = Cache(sys.argv[1] + "?deadline=1s", prefix=sys.argv[2])
+import os, sys
+from cachekit import Cache, Unreachable
+cache = Cache(sys.argv[1], prefix=sys.argv[2])
 assert cache.get("k") == 1
-server = int(sys.argv[3])
-os.kill(server, signal.SIGSTOP)
+cache._fleet.failed(0, Unreachable("the network is down"), refused=True)
+cache._fleet.stop_probing()
 assert cache.delete("k") is False
 cache._fleet.stop_probing()
-if sys.argv[4] != "silent":
-    os.kill(server, signal.SIGCONT)
-if sys.argv[4] == "fork":
+if sys.argv[3] != "down":
+    cache._fleet.succeeded(0)
+if sys.argv[3] == "fork":
     child = os.fork()
     if not child:
         print(cache.get("k", "nothing"), flush=True)
@@ -393,7 +398,7 @@ def run(script: str, *arguments: str) -> tuple[str, str]:
     return done.stdout.strip(), done.stderr
 
 
-@pytest.mark.parametrize("how", ["plain", "silent", "fork"])
+@pytest.mark.parametrize("how", ["up", "down", "fork"])
 def test_the_end_of_the_process(mortal: Memcached, how: str) -> None:
     """It tries once more to tell what it has to; where it can't, it says how much was never told, and not what. A
     child that was forked meanwhile knows it too.
@@ -401,15 +406,44 @@ def test_the_end_of_the_process(mortal: Memcached, how: str) -> None:
     prefix = own_prefix()
     with Cache(url_of(mortal), prefix=prefix) as cache:
         cache.set("k", 1)
-        said, aside = run(SCRIPT, url_of(mortal), prefix, str(mortal.pid), how)
-        mortal.resume()
-        if how == "silent":
+        said, aside = run(SCRIPT, url_of(mortal), prefix, how)
+        if how == "down":
             assert f"memcached server {mortal.name} was never told 1 invalidations" in aside
             assert prefix not in aside
+            assert cache.get("k") == 1
         else:
             assert gone(mortal, prefixed(cache, "k"))
-            assert aside == ""
+            assert "never told" not in aside
             assert said == ("nothing" if how == "fork" else "")
+
+
+WORKERS = """
+import multiprocessing, sys
+from cachekit import Cache, Unreachable
+cache = Cache(sys.argv[1], prefix=sys.argv[2])
+assert cache.get("k") == 1
+
+def work():
+    cache._fleet.failed(0, Unreachable("the network is down"), refused=True)
+    assert cache.delete("k") is False
+    cache._fleet.stop_probing()
+    cache._fleet.succeeded(0)
+
+if __name__ == "__main__":
+    worker = multiprocessing.get_context("fork").Process(target=work)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+"""
+
+
+def test_the_end_of_a_worker_of_multiprocessing(mortal: Memcached) -> None:
+    """``atexit`` does not run there; the server is told all the same."""
+    prefix = own_prefix()
+    with Cache(url_of(mortal), prefix=prefix) as cache:
+        cache.set("k", 1)
+        run(WORKERS, url_of(mortal), prefix)
+        assert gone(mortal, prefixed(cache, "k"))
 
 
 def test_an_isolated_cache_owes_nothing(world: World, mortal: Memcached) -> None:

@@ -188,6 +188,45 @@ def test_a_file_that_cant_be_is_complained_of_once(
     spool.close()
 
 
+def test_a_broken_file_that_cant_be_set_aside(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is left as it is; one warning, and nothing is on disk."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("not yours")
+
+    Path(path).write_bytes(b"garbage" * 1000)
+    monkeypatch.setattr("cachekit.spool.os.replace", refuse)
+    spool = Spool(path)
+    assert [spool.save("s", Change([item(b"a")])) for _ in range(3)] == [False] * 3
+    assert Path(path).read_bytes() == b"garbage" * 1000
+    assert len(warnings(caplog)) == 1
+
+
+def test_a_python_without_sqlite(path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning; everything else works."""
+    monkeypatch.setitem(sys.modules, "sqlite3", None)
+    spool = Spool(path)
+    assert [spool.save("s", Change([item(b"a")])) for _ in range(3)] == [False] * 3
+    assert "no sqlite3" in warnings(caplog)[0]
+    assert len(warnings(caplog)) == 1
+
+
+def test_work_that_is_interrupted_is_undone(spool: Spool, path: str) -> None:
+    """Half of a transaction is none, and the next one is not in its way."""
+
+    def work(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM undelivered_1")
+        raise KeyboardInterrupt
+
+    spool.save("s", Change([item(b"a")]))
+    with pytest.raises(KeyboardInterrupt):
+        spool._do(work)
+    assert len(rows(path)) == 1
+    assert spool.save("s", Change([item(b"b")]))
+
+
 def test_a_file_that_somebody_holds(
     path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

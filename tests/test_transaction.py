@@ -209,6 +209,20 @@ def test_an_outer_block_that_fails_drops_all(local: Shop) -> None:
     assert local.told == []
 
 
+def test_one_caches_transaction_switches_off_no_other(local: Shop) -> None:
+    """Also where that is off elsewhere."""
+    other = make_cache()
+    elsewhere = contextvars.Context()
+    block = other.disabled()
+    elsewhere.run(block.__enter__)
+    with local.cache.transaction():
+        local.cache.invalidate_tags("a")
+        assert local.cache.is_disabled()
+        assert not other.is_disabled()
+    elsewhere.run(block.__exit__, None, None, None)
+    assert (other.off, local.cache.off) == (0, 0)
+
+
 def test_two_caches_are_apart(local: Shop) -> None:
     """A transaction is one cache's: another's invalidations go out at once."""
     other = Shop(make_cache())

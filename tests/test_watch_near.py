@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support.ears import Ear, listening, watch_of
 from support.memcached import Memcached, start_memcached
 from support.targets import own_prefix, url_of
 from support.threads import eventually
@@ -171,14 +172,21 @@ def test_a_restarted_server(mortal: Memcached) -> None:
 
 def test_only_the_server_that_went(servers3: tuple[Memcached, ...], mortal: Memcached) -> None:
     """The others' entries stay."""
-    with watched(*servers3[:2], mortal, prefix=own_prefix()) as cache:
+    ring, ear = (*servers3[:2], mortal), Ear()
+    with watched(*ring, prefix=own_prefix()) as cache, listening(watch_of(ear, *ring)):
         report = reporting(cache)
-        old = {n: kept(report, n) for n in range(30)}
+        old = {n: report(n) for n in range(30)}
+        for number, server in enumerate(ring):  # behind the lines of these fills, which drop what was filled
+            server.ask(b"ms end:%d 1\r\nx\r\n" % number)
+            assert ear.hears(b"end:%d" % number)
+        old = {n: kept(report, n) for n in old}
         gone = {n for n in old if cache.server_of(report.key(n)) == mortal.name}
         assert 0 < len(gone) < 30
         mortal.restart()
         assert eventually(lambda: all(report(n) != old[n] for n in gone))
+        near = report.info().near
         assert {n: report(n) for n in old if n not in gone} == {n: old[n] for n in old if n not in gone}
+        assert report.info().near == near + 30 - len(gone)
 
 
 def test_one_thread_a_server_however_many_caches(servers3: tuple[Memcached, ...]) -> None:

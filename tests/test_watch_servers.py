@@ -211,6 +211,19 @@ def test_dropped_lines_are_a_gap(mortal: Memcached) -> None:
         assert ear.has_gap(before + 1)
 
 
+def test_nothing_is_lost_in_bursts(mortal: Memcached) -> None:
+    """Each change amid bursts that overrun the server's buffer is heard of, or a gap follows it."""
+    ear = Ear()
+    burst = b"".join(b"ms other:%b%d 1 q\r\nx\r\n" % (b"k" * 150, number) for number in range(2000))
+    with listening(watch_of(ear, mortal, prefix=b"mine")):
+        marks = 0
+        while marks < 20 or mortal.stats()["log_worker_dropped"] == "0":
+            gaps, marks = len(ear.gaps), marks + 1
+            mark = b"mine:%d" % marks
+            mortal.ask(burst + tombstone(mark, 1))
+            assert eventually(lambda mark=mark, gaps=gaps: mark in ear.keys or len(ear.gaps) > gaps, 5)  # type: ignore[misc]
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 

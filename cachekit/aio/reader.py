@@ -65,7 +65,7 @@ def _under_a_generation(slow: _SlowPath) -> Reader:
     ) -> Any:
         index = table[crc32(key) & mask]
         fleet = fleets.get(get_running_loop())
-        if fleet is None or index in suspects or (line := fleet.lines[index]) is None:
+        if fleet is None or index in suspects or inside() or (line := fleet.lines[index]) is None:
             return await slow.from_the_start(key, function, args, kwargs, ticket)
         opaque = next(tokens)
         group = line.groups.get(generation)
@@ -84,7 +84,7 @@ def _under_a_generation(slow: _SlowPath) -> Reader:
         except BaseException:
             slow.left(slow.job(key, function, args, kwargs, ticket), fleet, line, answer, opaque)
             raise
-        value = NOT_PLAIN if inside() else glance(key, reply, opaque, index, group.number)
+        value = glance(key, reply, opaque, index, group.number)
         if value is not NOT_PLAIN and value is not EARLY:
             if ticket is not None:
                 slow.keep(ticket, key, index, reply, value, ())
@@ -109,7 +109,7 @@ def _under_its_own(slow: _SlowPath) -> Reader:
         tags = tags_of(*args, **kwargs) if tags_of is not None else ()
         index = table[crc32(key) & mask]
         fleet = fleets.get(get_running_loop())
-        if fleet is None or index in suspects or (line := fleet.lines[index]) is None:
+        if fleet is None or index in suspects or inside() or (line := fleet.lines[index]) is None:
             return await slow.from_the_start(key, function, args, kwargs, ticket)
         opaque, groups = next(tokens), len(tags) + common
         if index in explicit:
@@ -126,7 +126,7 @@ def _under_its_own(slow: _SlowPath) -> Reader:
         except BaseException:
             slow.left(slow.job(key, function, args, kwargs, ticket), fleet, line, answer, opaque)
             raise
-        value = NOT_PLAIN if inside() else glance(key, data, opaque, index, None, groups)
+        value = glance(key, data, opaque, index, None, groups)
         if value is not NOT_PLAIN and value is not EARLY:
             if ticket is not None:
                 slow.keep(ticket, key, index, data, value, tags)
@@ -142,6 +142,7 @@ class _SlowPath:
 
     def __init__(self, recipe: Recipe, loops: Loops, env: Env, tags_of: TagsOf | None) -> None:
         self.recipe, self.loops, self.env, self.tags_of = recipe, loops, env, tags_of
+        self._keep_plain: Callable[..., None] | None = None
 
     def job(
         self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
@@ -153,9 +154,11 @@ class _SlowPath:
 
     def keep(self, ticket: Any, key: bytes, index: int, data: bytes, value: Any, tags: tuple[bytes, ...]) -> None:
         """Keep a plain hit in the near tier."""
-        from cachekit.flows.nearby import keep_plain  # noqa: PLC0415 - few functions have one
+        if self._keep_plain is None:
+            from cachekit.flows.nearby import keep_plain  # noqa: PLC0415 - few functions have one
 
-        keep_plain(Job(self.recipe, key, index, _nothing, tags, ticket), self.env, data, value)
+            self._keep_plain = keep_plain
+        self._keep_plain(self.recipe, self.env, ticket, key, index, data, value, tags)
 
     async def from_the_start(
         self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
@@ -223,7 +226,3 @@ class _SlowPath:
             heard(answer.result())
         else:
             line.entrust(answer, heard)
-
-
-def _nothing() -> None:
-    """What a hit computes."""

@@ -12,6 +12,7 @@
 ``together.py``  many of these stories at once: common windows, one run for all
 ``lease.py``     the lease, and the requests about it
 ``direct.py``    the direct verbs: all for asyncio, for threads those that are not written out for speed
+``nearby.py``    the near tier: what goes in, and the question whether it has changed
 ``look.py``      look at entries without taking part: ``peek`` and ``explain``
 ``tell.py``      invalidations, of one entry and of all
 ``collect.py``   invalidations that are put off until a transaction ends

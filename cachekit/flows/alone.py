@@ -8,6 +8,7 @@ from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
 from cachekit.flights import Flight
 from cachekit.flows.frames import Filling, Notes, around
+from cachekit.flows.lease import Lease
 from cachekit.flows.marks import hand_on, hand_up, notes_for
 from cachekit.ops import Compute, Exchange, Flow, Join, Replies
 from cachekit.recipe import numbers
@@ -104,39 +105,46 @@ def join(env: Env, flight: Flight, timeout_s: float) -> Flow[bool | None]:
         env.flights.arrive(outer, flight)
 
 
-def run_unprotected(job: Job, env: Env) -> Flow[Any]:
+def run_unprotected(job: Job, env: Env, lease: Lease | None = None) -> Flow[Any]:
     """Run without a lease and store nothing: the server can't be asked. Still once among the threads of this
     process.
+
+    ``lease``: somebody else's, for whom this caller waits no longer. The server is there, so who comes after an
+    invalidation finds another one, and does not join what was begun beside this one.
     """
-    flight, pilot = env.flights.board(job.key, None)
+    cas, generations = (None, None) if lease is None else (-lease.cas, lease.generations)
+    flight, pilot = env.flights.board(job.key, cas, generations)
+    if not pilot and flight.generations == generations:
+        return (yield from _wait_unprotected(job, env, flight, cas))
     if not pilot:
-        return (yield from _wait_unprotected(job, env, flight))
+        return (yield from run_bare(job, env))
     try:
         value = yield from run_bare(job, env, flight)
     except BaseException as error:
-        env.flights.crash(job.key, None, error if isinstance(error, Exception) else None, flight)
+        env.flights.crash(job.key, cas, error if isinstance(error, Exception) else None, flight)
         del flight  # it refers to the error, whose traceback refers to this frame
         raise
     packed = None
-    env.flights.forget(job.key)  # for who joined after the next line nothing would be packed
+    env.flights.forget(job.key, cas)  # for who joined after the next line nothing would be packed
     if flight.waiters:
         packed = job.recipe.pack(value, env.now, env.random).packed
-    env.flights.land(job.key, None, packed, flight)
+    env.flights.land(job.key, cas, packed, flight)
     return value
 
 
-def _wait_unprotected(job: Job, env: Env, flight: Flight) -> Flow[Any]:
+def _wait_unprotected(job: Job, env: Env, flight: Flight, cas: int | None) -> Flow[Any]:
     """Wait for a run without a lease; where it takes long, one more waiter a lease stops waiting and runs himself."""
     began, lease_s, left = env.monotonic(), job.recipe.lease_s, longest_wait_s(env)
     for turn in range(1, ROUNDS):
         landed = yield from join(env, flight, min(left, lease_s))
-        if landed and (flight.landed or flight.error is not None):
+        shared = flight.landed and (cas is None or not flight.again)  # as of any flight while the server is there
+        if landed and (shared or flight.error is not None):
             env.waited(job, env.monotonic() - began)
             return (yield from outcome_of(job, env, flight))
         if landed is not False or left <= lease_s:
             break
         if env.flights.relieve(flight, turn):
-            return (yield from relieve(job, env, flight, None))
+            return (yield from relieve(job, env, flight, cas))
         left -= lease_s
     return (yield from run_bare(job, env))
 

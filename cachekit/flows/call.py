@@ -17,6 +17,7 @@ from cachekit.flows.lease import (
     ask,
     claim,
     give_back,
+    keep_near,
     mark_and_read,
     put_back,
     read,
@@ -238,10 +239,8 @@ def _serve(job: Job, env: Env, patience: Patience, lease: Lease, standing: Stand
     except Recalled as recall:
         recalled = recall.error
     patience.served(standing.judgement)
-    if job.ticket is not None and recalled is None:
-        from cachekit.flows.nearby import keep_served  # noqa: PLC0415 - few functions have a near tier
-
-        keep_served(job, env, standing, value)
+    if recalled is None:
+        keep_near(job, env, standing.reply, standing.judgement, value)
     if standing.judgement.header is not None:
         hand_on(job, env, standing.judgement.header.generations, standing.since, standing.judgement.header.marks)
     if standing.reply.won:

@@ -83,6 +83,14 @@ class ReadFailed(Exception):
         self.error = error
 
 
+def keep_near(job: Job, env: Env, reply: Reply, judgement: Judgement, value: Any) -> None:
+    """Keep what was read in the near tier, where it is fresh and the function has one."""
+    if job.ticket is not None and judgement.verdict is Verdict.FRESH:
+        from cachekit.flows.nearby import keep_served  # noqa: PLC0415 - few functions have one
+
+        keep_served(job, env, Standing(reply, judgement, env.monotonic()), value)
+
+
 def ask(exchange: Exchange) -> Flow[Replies]:
     """The replies to a read. Raises ``ReadFailed``."""
     try:

@@ -17,8 +17,9 @@ from cachekit.codecs.envelope import FOREVER, Header
 from cachekit.codecs.flags import describe
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
+from cachekit.flows.lease import keep_near
 from cachekit.flows.marks import confirmed, hand_on
-from cachekit.flows.together import SharedEnv, Together, nobody_runs
+from cachekit.flows.together import SharedEnv, Together, lot_size, nobody_runs
 from cachekit.frozen import Frozen
 from cachekit.meta import Reply
 from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather
@@ -84,12 +85,12 @@ class Sight:
         self._servers = {job.key: job.server for job in jobs}
         self._groups = {job.key: job.groups for job in jobs}
         self._jobs = {job.key: job for job in jobs}
-        self._recipe = jobs[0].recipe
+        self._recipe, self._size = jobs[0].recipe, lot_size(jobs)
         self._records: dict[tuple[int, bytes], Reply] = {}
 
     def look(self) -> Flow[None]:
         """Ask for the values and the generations over them in the same write, then for the lifetimes."""
-        self.errors += yield from _ask(self._by_server(self._servers), self._gets, self._take)
+        self.errors += yield from _ask(self._by_server(self._servers), self._gets, self._take, self._size)
         yield from _ask(self._by_server(self.found), _me, self._take_lifetimes)
 
     def judge(self, key: bytes, env: Env | None = None) -> Flow[Judgement]:
@@ -164,12 +165,15 @@ def _ask(
     waiting: _Keys,
     exchange: Callable[[int, list[bytes]], Exchange],
     take: Callable[[int, list[bytes], list[Reply]], None],
+    size: int = BATCH_KEYS,
 ) -> Flow[list[ServerError]]:
-    """Ask every server about its keys, lot after bounded lot; the failures. A server that fails is asked no more."""
+    """Ask every server about its keys, lot after lot of ``size``; the failures. A server that fails is asked no
+    more.
+    """
     errors: list[ServerError] = []
     while waiting:
-        lots = {server: keys[:BATCH_KEYS] for server, keys in waiting.items()}
-        waiting = {server: rest for server, keys in waiting.items() if (rest := keys[BATCH_KEYS:])}
+        lots = {server: keys[:size] for server, keys in waiting.items()}
+        waiting = {server: rest for server, keys in waiting.items() if (rest := keys[size:])}
         outcomes = yield Gather(tuple(exchange(server, lot) for server, lot in lots.items()))
         for (server, lot), outcome in zip(lots.items(), outcomes, strict=True):
             if isinstance(outcome, ServerError):
@@ -212,6 +216,7 @@ def stored(jobs: list[Job], env: Env) -> Flow[dict[bytes, Stored]]:
                 hand_on(by_key[key], env, judgement.header.generations, since, judgement.header.marks)
             try:
                 values[key] = Stored(judgement.header, recipe.open(reply, judgement))
+                keep_near(by_key[key], env, reply, judgement, values[key].value)
             except Recalled as recalled:
                 values[key] = Stored(judgement.header, error=recalled.error)
             except DecodeError:

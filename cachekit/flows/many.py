@@ -7,7 +7,7 @@ from typing import Any
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
 from cachekit.flows.call import call
-from cachekit.flows.lease import Lease, Standing, put_back
+from cachekit.flows.lease import Lease, Standing, keep_near, put_back
 from cachekit.flows.marks import confirmed, hand_on
 from cachekit.flows.together import SharedEnv, Together, lot_size, nobody_runs
 from cachekit.ops import Each, Exchange, Flow, Gather, Replies
@@ -107,6 +107,7 @@ class _Reading:
         except (DecodeError, Recalled):
             self.others[position] = replies, False
             return
+        keep_near(job, self.env, replies.replies[0], judgement, self.values[position])
         numbers = () if header is None else header.generations
         hand_on(job, self.env, numbers, replies.sent_at, () if header is None else header.marks)
         self.env.hit(job, header)

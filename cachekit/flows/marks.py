@@ -146,7 +146,7 @@ def _old_enough(keys: list[bytes], replies: Replies, ran_s: float) -> dict[bytes
     found = {}
     for key, reply in zip(keys, replies.replies, strict=True):
         age_s = TAG_LIFE_S - reply.ttl if reply.ttl is not None and reply.ttl > 0 else 0.0
-        if reply.cas and not reply.won and age_s > ran_s + _MARGIN_S:
+        if reply.cas and age_s > ran_s + _MARGIN_S:
             found[key] = reply.cas
     return found
 

@@ -34,14 +34,13 @@ _Lot = tuple[int, float | None, bool]
 """What can go out as one exchange: the same server, the same age of the lease, the same leave to be sent again."""
 
 
-_GATHERED = 64
-"""Most flows whose questions to several servers each go out in one window."""
-
 _TOLD = 15
 """So many failures before the last one are not told again; several servers may fail at once."""
 
 _COMMANDS = 1024
-"""Most short commands in one batch for one server: reads and the questions for their tags."""
+"""Most short commands in one batch for one server: reads and the questions for their tags; and in one window of what
+flows ask of several servers each.
+"""
 
 
 def lot_size(jobs: list[Job]) -> int:
@@ -338,7 +337,13 @@ class Together:
 
     def _gather(self) -> Flow[None]:
         """What some flows ask of several servers each, in one window."""
-        strands, self._gathering = self._gathering[:_GATHERED], self._gathering[_GATHERED:]
+        size = count = 0
+        for strand in self._gathering:
+            size += sum(ask.expected for ask in strand.op.exchanges)
+            if count and size > _COMMANDS:
+                break
+            count += 1
+        strands, self._gathering = self._gathering[:count], self._gathering[count:]
         asks: dict[int, list[Exchange]] = {}
         for strand in strands:
             for ask in strand.op.exchanges:

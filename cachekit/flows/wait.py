@@ -49,7 +49,7 @@ class Patience(Caller):
         waited = now - self.began
         if waited >= self.limit_s:
             self.missed("being filled")
-            return ((yield from run_unprotected(job, env)),)
+            return ((yield from run_unprotected(job, env, lease)),)
         left = self.limit_s - waited
         soft = job.recipe.terms.soft_timeout_s
         softly = soft is not None and standing.rescues(env.monotonic()) and opened(job, standing) is not None
@@ -62,7 +62,7 @@ class Patience(Caller):
         flight = env.flights.find(job.key, lease.cas)
         # invalidate_all leaves the stub as it is; a run under the generations before it is not for this caller.
         if flight is not None and flight.generations in (None, generations):
-            return (yield from self._join(flight, lease.cas, left, softly))
+            return (yield from self._join(flight, lease, left, softly))
         outcome = yield from self.take_over_if_due(lease, standing, generations)
         if outcome is not None:
             return outcome
@@ -80,7 +80,7 @@ class Patience(Caller):
             pause = min(pause, max(0.002, abs(delta_s - waited) / 8))
         return pause * (0.5 + self.env.random())
 
-    def _join(self, flight: Flight, cas: int, timeout_s: float, softly: bool) -> Flow[tuple[Any] | None]:
+    def _join(self, flight: Flight, lease: Lease, timeout_s: float, softly: bool) -> Flow[tuple[Any] | None]:
         """Wait for a run of this process. ``softly``: there is something to serve when the time is up."""
         job, env = self.job, self.env
         lease_s = job.recipe.lease_s
@@ -88,10 +88,10 @@ class Patience(Caller):
         if landed is False and softly:
             return None
         if landed is None or (not landed and timeout_s <= lease_s):
-            return ((yield from run_unprotected(job, env)),)
+            return ((yield from run_unprotected(job, env, lease)),)
         if not landed:
             # The pilot is slow, or waits for this very caller in a way that nobody sees (a thread of his own making).
-            return ((yield from relieve(job, env, flight, cas)),) if env.flights.relieve(flight) else None
+            return ((yield from relieve(job, env, flight, lease.cas)),) if env.flights.relieve(flight) else None
         if (flight.landed and not flight.again) or flight.error is not None:
             self.missed("being filled")
             env.waited(job, env.waiting() - (self.began or 0.0))

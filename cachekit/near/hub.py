@@ -17,6 +17,7 @@ meanwhile: an eviction is noted in the table as well.
 
 import threading
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
@@ -27,7 +28,7 @@ from cachekit.near.tier import PACKED, Node, Tier, settle
 _PLACES: Final = 8192
 _MASK: Final = _PLACES - 1
 
-NODE_BYTES: Final = 380
+NODE_BYTES: Final = 390
 """What an entry takes besides its key, its value and its places in the tables: measured (docs/design/near/)."""
 
 _WORTH_ASKING: Final = 1024
@@ -69,8 +70,8 @@ class Hub:
     """
 
     __slots__ = (
-        "__weakref__", "_floor", "_grouped", "_lock", "_places", "_servers", "_tokens", "epoch", "monotonic", "tiers",
-        "watch",
+        "__weakref__", "_floor", "_forgotten", "_grouped", "_lock", "_places", "_servers", "_tokens", "epoch",
+        "monotonic", "tiers", "watch",
     )  # fmt: skip
 
     def __init__(self, tokens: Iterator[int], monotonic: Callable[[], float]) -> None:
@@ -82,6 +83,7 @@ class Hub:
         self._places = array("Q", bytes(8 * _PLACES))
         self._grouped = bytearray(_PLACES)
         self._servers: dict[int, int] = {}
+        self._forgotten: deque[tuple[Tier, dict[Any, Node]]] = deque()
         self._floor = self.epoch = next(tokens)
         self._lock = threading.RLock()  # a signal handler may come here while its thread is in here
 
@@ -99,9 +101,10 @@ class Hub:
             return tier.new_table()
 
     def drop_table(self, tier: Tier, table: dict[Any, Node]) -> None:
-        """The caller is gone: its keys lead nowhere."""
-        with self._lock:
-            tier.drop_table(table)
+        """The caller is gone: its keys lead nowhere. Told by the collector, which may come in the middle of a change
+        here, so it is done with the next one.
+        """
+        self._forgotten.append((tier, table))
 
     def ticket(self) -> Ticket:
         """To be taken before anything is sent."""
@@ -131,7 +134,10 @@ class Hub:
         if self._floor > number or self._servers.get(server, 0) > number:
             return True
         places = self._places
-        return any(places[hash(group) & _MASK] > number for group in groups)
+        for group in groups:  # noqa: SIM110 - a generator takes as long as all the rest
+            if places[hash(group) & _MASK] > number:
+                return True
+        return False
 
     def alias(self, tier: Tier, node: Node, table: dict[Any, Node], key: tuple[Any, ...]) -> None:
         """Let ``node`` be found under ``key`` in a caller's ``table``, too."""
@@ -153,6 +159,9 @@ class Hub:
         ends = min(ticket.at + tier.ttl_s, own_end)
         value, size = self._weighed(key, fresh)
         with self._lock:
+            while self._forgotten:
+                of, table = self._forgotten.popleft()
+                of.drop_table(table)
             node, number = tier.nodes.get(key), ticket.number
             if node is not None and node.ticket > number and not stored:
                 return False

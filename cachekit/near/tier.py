@@ -116,7 +116,8 @@ class Tier:
 
     def used_bytes(self) -> int:
         """What all of this takes of the memory of the process."""
-        return self.small.bytes + self.main.bytes + self._tables_bytes + self.ghosts.bytes
+        # A table that is laid out anew leaves a hole where it was, which only something large can use again.
+        return self.small.bytes + self.main.bytes + self._tables_bytes * 3 // 2 + self.ghosts.bytes
 
     # -- in ----------------------------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ def reader(recipe: Recipe, fleet: Fleet, env: Env, tags: TagsOf | None = None) -
 
     def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None) -> Any:
         index = table[crc32(key) & mask]
-        if index in suspects or getpid() != fleet.pid:
+        if index in suspects or inside() or getpid() != fleet.pid:
             return slow.from_the_start(key, function, args, kwargs, ticket)
         row = fleet.shelves.rows[index]
         connection: AnyConnection | None = None
@@ -69,7 +69,7 @@ def reader(recipe: Recipe, fleet: Fleet, env: Env, tags: TagsOf | None = None) -
         except BaseException:
             env.read_lost(key)  # an interrupt; the reply that will never be read may hold a lease
             raise
-        value = NOT_PLAIN if inside() else glance(key, data, opaque, index)
+        value = glance(key, data, opaque, index)
         if value is not NOT_PLAIN and value is not EARLY:
             row.append(connection)
             if ticket is not None:
@@ -91,7 +91,7 @@ def _under_many(slow: _SlowPath) -> Reader:
     def read(key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None) -> Any:
         tags = tags_of(*args, **kwargs) if tags_of is not None else ()
         index = table[crc32(key) & mask]
-        if index in suspects or getpid() != fleet.pid:
+        if index in suspects or inside() or getpid() != fleet.pid:
             return slow.from_the_start(key, function, args, kwargs, ticket)
         row = fleet.shelves.rows[index]
         connection: AnyConnection | None = None
@@ -111,7 +111,7 @@ def _under_many(slow: _SlowPath) -> Reader:
         except BaseException:
             env.read_lost(key)  # an interrupt; the reply that will never be read may hold a lease
             raise
-        value = NOT_PLAIN if inside() else glance(key, data, opaque, index, None, len(tags) + own)
+        value = glance(key, data, opaque, index, None, len(tags) + own)
         if value is not NOT_PLAIN and value is not EARLY:
             row.append(connection)
             if ticket is not None:
@@ -128,6 +128,7 @@ class _SlowPath:
 
     def __init__(self, recipe: Recipe, fleet: Fleet, env: Env, tags_of: TagsOf | None) -> None:
         self.recipe, self.fleet, self.env, self.tags_of = recipe, fleet, env, tags_of
+        self._keep_plain: Callable[..., None] | None = None
 
     def job(
         self, key: bytes, index: int, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any
@@ -138,9 +139,11 @@ class _SlowPath:
 
     def keep(self, ticket: Any, key: bytes, index: int, data: bytes, value: Any, tags: tuple[bytes, ...]) -> None:
         """Keep a plain hit in the near tier."""
-        from cachekit.flows.nearby import keep_plain  # noqa: PLC0415 - few functions have one
+        if self._keep_plain is None:
+            from cachekit.flows.nearby import keep_plain  # noqa: PLC0415 - few functions have one
 
-        keep_plain(Job(self.recipe, key, index, _nothing, tags, ticket), self.env, data, value)
+            self._keep_plain = keep_plain
+        self._keep_plain(self.recipe, self.env, ticket, key, index, data, value, tags)
 
     def from_the_start(
         self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
@@ -185,7 +188,3 @@ class _SlowPath:
         self.env.trouble(job, error)
         self.env.missed(job, "no answer")
         return run(without_server(job, self.env), self.fleet)
-
-
-def _nothing() -> None:
-    """What a hit computes."""

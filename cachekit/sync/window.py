@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from cachekit.errors import ProtocolError, ServerError, Unreachable
+from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
 from cachekit.ops import BATCH_BYTES as BATCH_BYTES
 from cachekit.ops import BATCH_KEYS as BATCH_KEYS
 from cachekit.ops import Exchange, LeaseVoid, Replies
@@ -62,15 +62,18 @@ def ask_all(
             except ServerError as error:
                 outcomes[at] = error
         until = time.monotonic() + seconds
+        late = False
         for at, (server, _) in enumerate(asks):
             connection = connections[at]
             if connection is None:
                 continue
             try:
-                outcomes[at] = read(at, connection, until)
+                # One that was silent has taken all of the time; the answers of those behind it came meanwhile.
+                outcomes[at] = read(at, connection, time.monotonic() + fleet.deadline_s / 10 if late else until)
             except ServerError as error:
                 fleet.failed(server, error)
                 outcomes[at] = error
+                late = late or isinstance(error, DeadlineExceeded)
             else:
                 connection.rearm()
                 fleet.put(server, connection)

@@ -271,6 +271,22 @@ def test_many_and_single_calls_agree(cache: Cache) -> None:
     assert [item.call(1), item.call(2)] == ["run 1", "run 3"]
 
 
+@pytest.mark.parametrize("look", ["many", "peek"])
+def test_what_another_verb_has_seen_is_not_gone_back_behind(make: Make, look: str) -> None:
+    """Somebody else has stored a new value: once this process has seen it, by whichever verb, calls serve it too."""
+    cache = make()
+    elsewhere = make(prefix=cache.prefix)
+    if cache.stats().embedded is not None:
+        return  # it belongs to one cache
+    item = Counted(cache)
+    assert [item.call(1), item.call(1)] == ["run 1"] * 2
+    twin = elsewhere(ttl="1h", tags=["item:{n}"], namespace="shop")(item.call.uncached)
+    assert twin.refresh(1) == "run 2"
+    assert item.call(1) == "run 1"
+    seen = item.call.many([item.call.bind(1)])[0] if look == "many" else item.call.peek(1)
+    assert [seen, item.call(1)] == ["run 2"] * 2
+
+
 def test_switched_off_the_function_just_runs(cache: Cache) -> None:
     """Nothing is looked for, nothing kept."""
     item = Counted(cache)

@@ -416,7 +416,68 @@ REFUSALS: dict[str, Script] = {
     ],
 }
 
-ALL = {**LEASES, **STALENESS, **FLAGS, **STORES, **ARITHMETIC, **CLASSIC, **REFUSALS}
+GENERATIONS: dict[str, Script] = {
+    "a record is made by who asks for it first, and tells when by what is left of thirty days": [
+        ("mg $a c t v N2592000 O1", "VA 0 c@1 t-1 O1 W|"),
+        ("mg $a c t v N2592000 O2", "VA 0 c@1 t2592000 O2 Z|"),
+        ("mg $a c N2592000 O3", "HD c@1 O3 Z"),
+        ("mg $b c N0 O4", "HD c@2 O4 W"),
+        ("mg $b c t N0 O5", "HD c@2 t-1 O5 Z"),
+    ],
+    "values and the records over them come in one answer": [
+        ("ms $a 1 T60 F3|x", "HD"),
+        (
+            "mg $a c f t v N300 O1|mg $b c N2592000 O1|mg $c c N0 O1",
+            "VA 1 c@1 f3 t60 O1|x|HD c@2 O1 W|HD c@3 O1 W",
+        ),
+        ("mg $a c f t v N300 O2|mg $b c v N2592000 O2", "VA 1 c@1 f3 t60 O2|x|VA 0 c@2 O2 Z|"),
+    ],
+    "bumped hard a record is gone, and is made anew under another number": [
+        ("mg $a c N2592000 O1", "HD c@1 O1 W"),
+        ("md $a O2|md $a O2", "HD O2|NF O2"),
+        ("mg $a c O3", "EN O3"),
+        ("mg $a c N2592000 O4", "HD c@2 O4 W"),
+    ],
+    "bumped softly a record is stored under the number that was read, and has no Z any more": [
+        ("mg $a c v N2592000 O1", "VA 0 c@1 O1 W|"),
+        ("ms $a 2 C@1 T2592000 O2|17", "HD O2"),
+        ("mg $a c t N2592000 O3", "HD c@2 t2592000 O3"),
+        ("mg $a c v N2592000 O4", "VA 2 c@2 O4|17"),
+        ("ms $a 5 C@2 T2592000 O5|17 18", "HD O5"),
+        ("mg $a c v O6", "VA 5 c@3 O6|17 18"),
+    ],
+    "whoever was overtaken at a soft bump is told so": [
+        ("mg $a c v N0 O1", "VA 0 c@1 O1 W|"),
+        ("ms $a 1 C@1 T0 O2|7", "HD O2"),
+        ("ms $a 1 C@1 T0 O3|7", "EX O3"),
+        ("md $a", "HD"),
+        ("ms $a 1 C@1 T0 O4|7", "NF O4"),
+        ("mg $a c v t N0 O5", "VA 0 c@2 t-1 O5 W|"),
+    ],
+    "an entry is marked under the number that was seen, and one reader is told to refresh it": [
+        ("ms $a 1 T60 F3|x", "HD"),
+        ("mg $a c v", "VA 1 c@1|x"),
+        ("md $a I C@1 O1|mg $a c f t v N300 O1|mg $b c v N0 O1", "HD O1|VA 1 c@2 f3 t60 O1 X W|x|VA 0 c@3 O1 W|"),
+        ("md $a I C@1 O2|mg $a c f t v N300 O2|mg $b c v N0 O2", "EX O2|VA 1 c@2 f3 t60 O2 Z X|x|VA 0 c@3 O2 Z|"),
+        ("ms $a 1 C@1 T60 F3|y", "EX"),
+        ("ms $a 1 C@2 T60 F3|y", "HD"),
+        ("mg $a c v", "VA 1 c@4|y"),
+    ],
+    "a claim that was made before the mark does not outlast it": [
+        ("ms $a 1 T60|x", "HD"),
+        ("mg $a c v N300 R2147483647", "VA 1 c@1 W|x"),
+        ("md $a I C@1 O1|mg $a c v N300 O1", "HD O1|VA 1 c@2 O1 X W|x"),
+        ("ms $a 1 C@1 T60|y", "EX"),
+        ("mg $a c v N300 R2147483647", "VA 1 c@2 Z X|x"),
+    ],
+    "a look at records makes none, and needs no token": [
+        ("gets $a $b|mg $c c v|mg $d c v", "END|EN|EN"),
+        ("mg $c c N0", "HD c@1 W"),
+        ("mg $c c v|mg $d c v", "VA 0 c@1 Z||EN"),
+    ],
+}
+
+ALL = {**LEASES, **STALENESS, **FLAGS, **STORES, **ARITHMETIC, **CLASSIC, **GENERATIONS, **REFUSALS}
 
 
 def _wire(text: str) -> bytes:

@@ -11,9 +11,7 @@ from cachekit.env import Job
 from cachekit.flows.call import call
 from cachekit.flows.frames import FILLING
 from cachekit.flows.tell import Group, bump, function_of, tags_of
-from cachekit.hooks import Hit, Invalidate, Miss, Trouble
 from cachekit.meta import Parser, Reply
-from cachekit.recipe import TAG_LIFE_S
 from flows.world import World
 
 
@@ -57,10 +55,13 @@ class Tagged(World):
         self.events: list[Any] = []
         for listen in (self.hooks.on_invalidate, self.hooks.on_trouble, self.hooks.on_hit, self.hooks.on_miss):
             listen(self.events.append)
-        self.env.touched = lambda key: self.told.append(("touched", key))  # type: ignore[method-assign]
+        self.env.touched = self._touched  # type: ignore[method-assign]
         self.env.keep = self._keep
         self.results = iter(f"value {number}" for number in range(10_000))
         self.called = 0
+
+    def _touched(self, *keys: bytes) -> None:
+        self.told += [("touched", key) for key in keys]
 
     def _keep(self, server: int, keys: tuple[bytes, ...], *, soft: bool, kind: int) -> None:
         self.kept.append(Undelivered(server, frozenset(keys), soft, kind))
@@ -146,10 +147,16 @@ class Tagged(World):
         return [event for event in self.events if isinstance(event, kind)]
 
 
+def filled(**options: Any) -> tuple[Tagged, Any]:
+    """An entry under the tag a, with the value 0; and what was asked for it is forgotten."""
+    world = Tagged(**{"ttl": 60.0, "stale_s": 30.0, **options})
+    job = world.tagged(1, "a")
+    assert world.ask(job) == "value 0"
+    world.forget()
+    return world, job
+
+
 def _short(line: bytes) -> str:
     words = line.decode().split()
     what = words[0] + ("I" if "I" in words[2:] else "") + ("v" if words[0] == "mg" and "v" in words[2:] else "")
     return f"{what} {words[1].removeprefix('app:').rpartition('report:')[2].lstrip('0') or '0'}"
-
-
-__all__ = ["TAG_LIFE_S", "Hit", "Invalidate", "Miss", "Numbering", "Tagged", "Trouble", "Undelivered"]

@@ -123,6 +123,22 @@ def test_an_interrupt_between_read_and_store_of_a_soft_bump_puts_all_of_it_off()
 
 
 @pytest.mark.parametrize("soft", [False, True])
+def test_a_task_that_is_cancelled_leaves_its_bump_to_be_told(soft: bool) -> None:
+    """Its flow is closed while the servers are asked: what they have heard nobody knows."""
+    world = Tagged()
+    flows = [
+        bump(world.groups("a"), world.env, world.recipe.tally, soft=soft),
+        tell(world.tagged(1), world.env, world.recipe.expire_request if soft else removal),
+    ]
+    for flow in flows:
+        next(flow)
+        flow.close()
+    assert [(each.server, each.soft, each.kind) for each in world.kept] == [(0, soft, 2), (1, soft, 2), (1, soft, 0)]
+    assert [kind for kind, _ in world.told] == ["touched"] * 4
+    assert world.events == []
+
+
+@pytest.mark.parametrize("soft", [False, True])
 def test_many_groups_go_out_lot_by_lot(soft: bool) -> None:
     """At most so many commands before a server's answers are read; one event each, in their order."""
     world = Tagged()

@@ -350,3 +350,64 @@ def test_who_waits_for_a_refresh_of_this_process_gets_its_result() -> None:
     assert script.run(call(job(recipe, never), script.env, None)) == "new"
     assert script.log == ["Exchange", "Join"]
     assert (recipe.tally.waits, recipe.tally.misses) == (1, 1)
+
+
+# -- beside a lease for which nobody waits any more --------------------------------------------------------------------
+
+
+def tired(script: Script) -> Any:
+    """Mark the current code as inside a run that has no time left to wait."""
+    frame = Filling(script.env.flights, b"outer", script.clock.monotonic, Notes())
+    return FILLING.set((frame,))
+
+
+@pytest.mark.parametrize(
+    ("cas", "generations", "again", "joined"),
+    [
+        (-7, (5,), False, True),
+        (-7, (4,), False, False),
+        (-7, (5,), True, False),
+        (-6, (5,), False, False),
+        (None, None, False, False),
+    ],
+    ids=["the same lease", "other generations", "under marks", "another lease", "no server"],
+)
+def test_who_runs_beside_a_lease_joins_only_those_who_do_the_same(
+    cas: int | None, generations: tuple[int, ...] | None, again: bool, joined: bool
+) -> None:
+    """The server is there: after an invalidation it shows another lease, or other generations, and a run that was begun
+    without a lease before that is older than who comes now.
+    """
+    recipe, script = make_recipe(), Script(BUSY)
+    flight, _ = script.env.flights.board(KEY, cas, generations)
+
+    def land(_: Any) -> bool:
+        flight.again = again
+        script.env.flights.land(KEY, cas, recipe.packer.pack("theirs"), flight)
+        return True
+
+    script.on_join = land
+    token = tired(script)
+    try:
+        got = script.run(call(job(recipe, lambda: "mine"), script.env, None))
+    finally:
+        FILLING.reset(token)
+    assert got == ("theirs" if joined else "mine")
+
+
+def test_two_who_run_beside_a_lease_share_one_run() -> None:
+    """Its end wakes whoever waits, and nothing is left behind."""
+    recipe, script = make_recipe(), Script(BUSY)
+    flights = script.env.flights
+
+    def compute() -> str:
+        [flight] = flights._flights.values()
+        assert flights.find(KEY, -7) is flight
+        return "mine"
+
+    token = tired(script)
+    try:
+        assert script.run(call(job(recipe, compute), script.env, None)) == "mine"
+    finally:
+        FILLING.reset(token)
+    assert len(flights) == 0

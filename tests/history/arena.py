@@ -45,6 +45,7 @@ class Arena:
     """A few servers and processes that live for many schedules. Schedule n of it has the seed ``seed + step * n``.
 
     ``schedules``: how many there will be at most. ``twin``: the broken build that the processes run, "" for ours.
+    ``watch``: whether they watch the servers.
     """
 
     def __init__(
@@ -59,13 +60,17 @@ class Arena:
         processes: int = 2,
         lanes: int = 4,
         disturbance: Disturbance = CALM,
+        watch: bool = False,
     ) -> None:
         self.seed, self.disturbance = seed, disturbance
         self.counts: Counter[str] = Counter()
         self.servers: list[Memcached] = []
         self._count = servers
         troubles = disturbance.troubles
-        self._setup = Setup(0, 0, processes, lanes, (), Path(), tuple(kinds), seed, step, schedules, twin, troubles)
+        hurried = disturbance != CALM
+        self._setup = Setup(
+            0, 0, processes, lanes, (), Path(), tuple(kinds), seed, step, schedules, twin, troubles, hurried, watch
+        )
         self._workers: list[Worker] = []
         self._numbers = itertools.count()
         self._dice = random.Random(seed)

@@ -9,7 +9,8 @@ I3    A read that begins after an acknowledged hard invalidation is given nothin
 I3r   The same of an invalidation that returned and was not acknowledged, and of reads in the process that tried it: it
       is told again before the server is asked anything else. One that was cancelled or interrupted promises nothing.
 I3s   A read that begins after an acknowledged soft invalidation is given what is older only while that may be stale by
-      its header, and only if a run for its successor has begun since the invalidation was sent. (Not of ``peek``.)
+      its header, and only if a run for its successor has begun since the invalidation was sent, or is under way. (Not
+      of ``peek``.)
 I4    Nobody goes backwards: what one process has been given of another's run stood in the cache, and whoever begins to
       read after that is given nothing older. Near tier: nothing that is older by more than ``near_s``.
 I5    Runs are bounded: one for the entry, one for each invalidation that reached it, for each ``refresh`` of it, for
@@ -32,12 +33,11 @@ from history.events import Cells, Event, Read, Run, Told, Value, kind_of
 SERVER_CLOCK_S = 1.1
 """Memcached's clock ticks in whole seconds; by so much an age may be off."""
 
-SUCCESSOR_S = 1.0
+SUCCESSOR_S = 3.0
 """Seconds after a read was served something old in which the run for its successor must have begun."""
 
-
-LANDING_S = 0.05
-"""Seconds after the end of a run in which its waiters may still join it."""
+LANDING_S = 0.25
+"""Seconds after the end of a run in which it is stored, and its waiters may still join it."""
 
 
 class Terms(NamedTuple):
@@ -150,8 +150,7 @@ class _Schedule:
             return self._violation("I3s", f"served {read.began - run.ended:.1f} s after it was made", told, read, run)
         if self.faults or read.verb == "peek" or after <= terms.near_s:
             return []
-        successors = self.by_entry[read.entry]
-        if any(told.began <= each.began <= read.ended + SUCCESSOR_S for each in successors):
+        if any(_refreshes(each, told, read, run) for each in self.by_entry[read.entry]):
             return []
         return self._violation("I3s", f"served old after {told.verb}, and nobody refreshes", told, read, run)
 
@@ -189,6 +188,15 @@ class _Schedule:
             if len(runs) > bound:
                 found += self._violation("I5", f"{len(runs)} runs for {entry}, where {bound} are allowed", *runs)
         return found
+
+
+def _refreshes(run: Run, told: Told, read: Read, given: Run | None) -> bool:
+    """Whether the run is for a successor of what ``read`` was given, the result of ``given``: begun since the
+    invalidation, or later than that result and under way still.
+    """
+    if run.began >= told.began:
+        return run.began <= read.ended + SUCCESSOR_S
+    return given is not None and run.began >= given.ended and run.ended + LANDING_S >= read.began
 
 
 def older(cells: Cells, than: Cells) -> bool:

@@ -37,6 +37,7 @@ _NESTED = (
     "expire inner all",
 )
 _NESTED_NAMED = (*_NESTED, "named", "named", "expire named")
+_NESTED_UNGROUPED = ("invalidate", "tag", "row tags", "expire tag")
 _SPACED = ("namespace", "namespace", "expire namespace", "all", "invalidate")
 
 
@@ -83,6 +84,7 @@ _INNER = ("i{key}", "g", "t0", "r{key}")
 _TAGS = {"tags": ["{schedule}-t0", "{schedule}-r{key}"]}
 _BATCH_TAGS = {"tags": ["{schedule}-t0", "{schedule}-r{keys}"]}
 _BRIEF = {"ttl": SHORT_S, "stale": STALE_S}
+_UNGROUPED = {"ttl": LONG_S, "group": False}
 _NEAR = {"ttl": LONG_S, "near": NEAR_S}
 _BEHIND_NEAR = Terms(near_s=NEAR_S)
 _BEHIND = {**_BRIEF, "refresh": "background"}
@@ -111,6 +113,15 @@ KINDS: Mapping[str, Kind] = {
     "nested batch": Kind({"ttl": LONG_S}, tells=_NESTED, terms=_LOOSE, inner="inner batch"),
     "nested named": Kind({"ttl": LONG_S}, tells=_NESTED_NAMED, terms=_LOOSE, inner="inner named"),
     "batch nested": Kind({"ttl": LONG_S}, tells=_NESTED, terms=_LOOSE, inner="inner", shape=Shape.BATCH),
+    "ungrouped": Kind(_UNGROUPED, ("k{key}",), tells=("invalidate", "invalidate", "expire")),
+    "ungrouped tagged": Kind(
+        _UNGROUPED, ("k{key}", "t0", "r{key}"), tells=("invalidate", "tag", "row tags"), options=_TAGS
+    ),
+    "nested ungrouped": Kind(_UNGROUPED, ("k{key}",), tells=_NESTED_UNGROUPED, terms=_LOOSE, inner="inner ungrouped"),
+    "named and tagged": Kind(
+        _LASTING, _TAGGED, tells=(*_SOFT_TAGGED, *_NAMED), terms=_SERVED_LONG_LOOSE, options=_TAGS, names=True
+    ),
+    "inner ungrouped": Kind(_UNGROUPED, ("i{key}", "t0", "r{key}"), terms=_LOOSE, options=_TAGS),
     "near": Kind(_NEAR, _TAGGED, tells=_TELLS_TAGGED, terms=_BEHIND_NEAR, options=_TAGS),
     "near lasting": Kind(
         {**_LASTING, "near": NEAR_S},

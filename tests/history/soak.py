@@ -87,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--same", action="store_true", help="every schedule is the one of the seed")
     parser.add_argument("--kinds", default=",".join(OUTER), help="kinds of functions; they are part of the seed")
     parser.add_argument("--twin", default="", choices=["", *TWINS], help="a build with that guard taken out")
+    parser.add_argument("--watch", action="store_true", help="caches watch the servers")
     parser.add_argument("--keep", type=Path, default=Path("build/histories"), help="where violations' histories go")
     options = parser.parse_args(arguments)
     seed, violations = options.seed or int(time.time()), 0
@@ -96,7 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         _say(f"{name}: seed {seed}, {schedules} schedules")
         kinds, step = options.kinds.split(","), 0 if options.same else 1
-        with Arena(schedules, seed=seed, step=step, kinds=kinds, twin=options.twin, disturbance=disturbance) as arena:
+        with Arena(
+            schedules,
+            seed=seed,
+            step=step,
+            kinds=kinds,
+            twin=options.twin,
+            disturbance=disturbance,
+            watch=options.watch,
+        ) as arena:
             outcome = soak(arena, schedules, options.keep / name)
         _tell(outcome, seed)
         violations += len(outcome.violations)

@@ -117,7 +117,7 @@ def test_i3_under_faults_a_run_under_way_may_be_shared() -> None:
     shared = [slow, over, read(0, 4.1, 5.01, slow)]
     assert rules(shared, faults=True) == []
     assert rules(shared) == ["I3"]
-    assert rules([slow, over, read(0, 5.2, 5.3, slow)], faults=True) == ["I3"]
+    assert rules([slow, over, read(0, 5.5, 5.6, slow)], faults=True) == ["I3"]
     assert rules([slow, over, read(1, 4.1, 5.3, slow)], faults=True) == ["I3"]
 
 
@@ -136,6 +136,10 @@ def test_i3s_somebody_refreshes() -> None:
     assert rules([OLD, soft, read(1, 4.1, 4.2, OLD)]) == ["I3s"]
     assert rules([OLD, soft, read(1, 4.1, 4.2, OLD), NEW]) == []
     assert rules([OLD, soft, read(1, 4.1, 4.2, OLD), run(2, 9.0, 9.5, of=1, k0=1)]) == ["I3s"]
+    assert rules([OLD, soft, read(1, 4.1, 4.2, OLD), run(2, 2.5, 4.5, of=1)], bounded=False) == []
+    assert rules([OLD, soft, read(1, 4.1, 4.2, OLD), run(2, 2.5, 3.5, of=1)], bounded=False) == ["I3s"]
+    late = run(1, 1.0, 2.95)
+    assert rules([late, told(3, 3.05, 1, soft=True), read(1, 3.1, 3.2, late)]) == ["I3s"]
     assert rules([OLD, soft, read(1, 4.1, 4.2, OLD, verb="peek")]) == []
     assert rules([OLD, soft, read(1, 4.1, 4.2, OLD)], faults=True) == []
 

@@ -13,7 +13,7 @@ from history.kinds import OUTER
 from history.soak import soak
 from history.twins import TWINS
 
-SCHEDULES, STORM_SCHEDULES, TWIN_SCHEDULES, TWIN_ROUNDS = 280, 120, 60, 5
+SCHEDULES, STORM_SCHEDULES, WATCHED_SCHEDULES, TWIN_SCHEDULES, TWIN_ROUNDS = 350, 120, 80, 40, 8
 SEED = 20261122
 KEPT = Path("build/histories")
 """Where the histories of violations go."""
@@ -29,11 +29,20 @@ def test_no_promise_is_broken() -> None:
     assert outcome.counts["invalidations not acknowledged"] == 0
 
 
+def test_no_promise_is_broken_by_watchers() -> None:
+    """The same of near tiers whose processes watch the servers, and of the invalidations that they can see there."""
+    kinds = [name for name in OUTER if name.startswith("near")]
+    with Arena(WATCHED_SCHEDULES, seed=SEED, kinds=kinds, watch=True) as arena:
+        outcome = soak(arena, WATCHED_SCHEDULES, KEPT)
+    assert outcome.violations == []
+    assert outcome.counts["invalidations acknowledged"] > 3 * WATCHED_SCHEDULES
+
+
 def test_no_promise_is_broken_under_faults() -> None:
     """The same while servers are killed, stopped, emptied and cut off, wires are bad, calls are cancelled and
     interrupted, and workers fork.
     """
-    with Arena(STORM_SCHEDULES, seed=SEED, disturbance=STORM._replace(kill_every_s=1.0)) as arena:
+    with Arena(STORM_SCHEDULES, seed=SEED, disturbance=STORM._replace(kill_every_s=0.5)) as arena:
         outcome = soak(arena, STORM_SCHEDULES, KEPT)
     assert outcome.violations == []
     assert outcome.counts["worker killed"] > 0

@@ -12,12 +12,15 @@ from cachekit.flows import call as calls
 from cachekit.flows import fill as fills
 from cachekit.flows import lease as leases
 from cachekit.flows import look as looks
+from cachekit.flows import many as manys
 from cachekit.flows import marks
 from cachekit.flows import tell as tells
 from cachekit.flows.frames import Notes
 from cachekit.flows.lease import Lease
 from cachekit.function import Decorated
 from cachekit.meta import Reply
+from cachekit.near.hub import Hub
+from cachekit.near.tier import Tier
 from cachekit.ops import Exchange, Flow, Gather, Replies
 from cachekit.policy import Judgement, Verdict
 from cachekit.recipe import Recipe, numbers
@@ -86,8 +89,8 @@ def joined_by_key_alone() -> None:
 
 
 def soft_does_nothing() -> None:
-    """``expire`` is acknowledged and changes nothing."""
-    _replace(Recipe, "expire_request", lambda recipe, key, opaque, number=0: b"mg %b O%d\r\n" % (key, opaque))
+    """``expire`` is acknowledged and changes nothing: it is of a key that nobody has."""
+    _replace(Recipe, "expire_request", lambda recipe, key, opaque, number=0: b"md nobody O%d\r\n" % opaque)
 
 
 def no_lease() -> None:
@@ -114,11 +117,11 @@ def tags_not_compared() -> None:
 def marks_not_asked() -> None:
     """What an entry inherited, and the tags that its function named, are not asked for when it is read."""
 
-    def careless(*_: Any, **__: Any) -> Flow[tuple[Verdict, dict[bytes, int]]]:
-        return Verdict.FRESH, {}
-        yield
+    def careless(*args: Any, **how: Any) -> Flow[tuple[Verdict, Any]]:
+        _, known = yield from marks.confirmed(*args, **how)
+        return Verdict.FRESH, known
 
-    for module in (calls, looks):
+    for module in (calls, fills, looks, manys):
         _replace(module, "confirmed", careless)
 
 
@@ -153,6 +156,27 @@ def replay_taken_out() -> None:
     _replace(Env, "undelivered", lambda *_, **__: None)
 
 
+def near_not_told() -> None:
+    """The near tier does not hear of this process's own invalidations."""
+    _replace(Env, "touched", lambda *_: None)
+
+
+def near_epochs_not_compared() -> None:
+    """What a read brings goes into the near tier also where its key was invalidated since the read was sent."""
+    _replace(Hub, "_touched_since", lambda *_: False)
+
+
+def near_for_longer() -> None:
+    """The near tier keeps its entries for five times as long as it says."""
+    init = Tier.__init__
+
+    def lax(self: Tier, *args: Any) -> None:
+        init(self, *args)
+        self.ttl_s *= 5
+
+    _replace(Tier, "__init__", lax)
+
+
 TWINS: Mapping[str, Twin] = {
     "store without CAS": Twin(store_without_cas, ("plain", "batch"), frozenset({"I3", "I4"})),
     "generations after the run": Twin(generations_after_the_run, ("plain", "batch"), frozenset({"I3"})),
@@ -163,6 +187,9 @@ TWINS: Mapping[str, Twin] = {
     "nothing inherited": Twin(nothing_inherited, ("nested", "nested batch"), frozenset({"I3"})),
     "argument left out": Twin(argument_left_out, ("plain",), frozenset({"I1"})),
     "replay taken out": Twin(replay_taken_out, ("kept",), frozenset({"I3r"}), outages=True),
+    "near not told": Twin(near_not_told, ("near",), frozenset({"I3"})),
+    "near epochs not compared": Twin(near_epochs_not_compared, ("near", "near batch"), frozenset({"I3"})),
+    "near for longer": Twin(near_for_longer, ("near",), frozenset({"I3", "I4"})),
     "joined by key alone": Twin(joined_by_key_alone, ("plain",), frozenset({"I3"})),
     "soft does nothing": Twin(soft_does_nothing, ("lasting",), frozenset({"I3s"})),
     "no lease": Twin(no_lease, ("plain",), frozenset({"I5"})),

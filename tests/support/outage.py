@@ -15,7 +15,7 @@ from cachekit import Cache
 from cachekit.roster import Roster
 
 OLD, NEW = 1, 2
-DEADLINE_S = 0.2
+DEADLINE_S = 0.5
 
 
 class World:
@@ -25,7 +25,7 @@ class World:
 
     def __init__(self, *servers: Memcached, **options: Any) -> None:
         self.version = OLD
-        self.cache = cache = Cache(f"{url_of(*servers)}?deadline=200ms", prefix=own_prefix(), **options)
+        self.cache = cache = Cache(f"{url_of(*servers)}?deadline=500ms", prefix=own_prefix(), **options)
         self.loops = [LoopShell(ASYNCIO), LoopShell(ASYNCIO)]
         self.thread = ThreadPoolExecutor(1, "reader")
 

@@ -7,10 +7,8 @@ have started itself is left alone. PostgreSQL refuses to run as root, so there i
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +19,15 @@ from typing import Any
 
 from support.memcached import free_port
 from support.threads import eventually
+
+_GUARD = """
+exec 3<&0
+"$@" </dev/null & server=$!
+{ cat <&3; kill -QUIT $server; } >/dev/null 2>&1 & guard=$!
+wait $server
+kill $guard
+"""
+"""Ends the server when its standard input is closed: also where the tests are killed, and end nothing themselves."""
 
 _START_S = 60.0
 _ATTEMPTS = 3
@@ -58,8 +65,7 @@ def start_postgres() -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(prefix="cachekit-pg-") as folder:
         data = os.path.join(folder, "data")
         if (user := _user()) is not None:
-            who = pwd.getpwnam(user)
-            os.chown(folder, who.pw_uid, who.pw_gid)
+            shutil.chown(folder, user, user)
         _run("initdb", "-D", data, "-U", "test", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         process, port = _start(data, folder)
         try:
@@ -70,7 +76,7 @@ def start_postgres() -> Iterator[Postgres]:
 
 
 def _start(data: str, folder: str) -> tuple[subprocess.Popen[bytes], int]:
-    """Start it on a port of its own. It is a child of the tests, so that they see it end."""
+    """Start it on a port of its own."""
     settings = {
         "listen_addresses": "127.0.0.1",
         "unix_socket_directories": folder,
@@ -85,8 +91,8 @@ def _start(data: str, folder: str) -> tuple[subprocess.Popen[bytes], int]:
         log = Path(folder, "log")
         with log.open("wb") as said:
             process = subprocess.Popen(
-                [program("postgres"), "-D", data, *options, f"-cport={port}"], stdin=subprocess.DEVNULL, stdout=said,
-                stderr=said, cwd="/", **_as_user(),
+                ["/bin/sh", "-c", _GUARD, "guard", program("postgres"), "-D", data, *options, f"-cport={port}"],
+                stdin=subprocess.PIPE, stdout=said, stderr=said, cwd="/", **_as_user(),
             )  # fmt: skip
         if _begins(process, port):
             return process, port
@@ -112,14 +118,14 @@ def _answers(port: int) -> bool:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End it at once, its own children before it."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGQUIT)
-        process.wait(_START_S)
+    if process.stdin is not None:
+        process.stdin.close()
+    process.wait(_START_S)
 
 
 def _user() -> str | None:
     """As whom it runs; None: as who runs the tests."""
-    return "postgres" if os.geteuid() == 0 else None
+    return "postgres" if hasattr(os, "geteuid") and os.geteuid() == 0 else None
 
 
 def _as_user() -> dict[str, Any]:
