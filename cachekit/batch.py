@@ -193,7 +193,10 @@ class Loader(Generic[K, V, P]):
     def _entries(self, asked: Asked, index: Callable[[bytes], int]) -> list[Job]:
         """The entries that are asked for; ``index`` finds the server of a key."""
         recipe, load = self._one._ready(), functools.partial(asked.load, [])
-        return [Job(recipe, key, index(key), load, tags) for key, tags in zip(asked.keys, asked.tags, strict=True)]
+        near = self._one._cache._env.near
+        ticket = near.ticket() if near is not None and recipe.near is not None else None
+        pairs = zip(asked.keys, asked.tags, strict=True)
+        return [Job(recipe, key, index(key), load, tags, ticket) for key, tags in pairs]
 
     def _entry(self, id: K, args: Any, kwargs: Any) -> Job:  # noqa: A002
         return self._one._entry((*self._owner, id, *args), kwargs)

@@ -299,6 +299,7 @@ class Cache(Verbs, Writers):
         namespace: str | Callable[..., str] | None = ...,
         tags: Tags = ...,
         version: int | str | None = ...,
+        near: Near | SpanLike | Unset | None = ...,
         codec: Any = ...,
         cache_if: Callable[[Any], object] | Unset | None = ...,
         policy: Policy | None = ...,

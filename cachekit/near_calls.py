@@ -32,8 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cachekit.decorator import is_async
 from cachekit.env import Job
 from cachekit.flows.frames import FILLING, around
-from cachekit.flows.nearby import renewed, value_of
-from cachekit.hooks import Hit
+from cachekit.flows.nearby import renewed, tell_hit, value_of
 from cachekit.keys.compile import written
 from cachekit.near.tier import PACKED, Node
 from cachekit.ops import Flow
@@ -104,11 +103,7 @@ class NearCalls:
         value = value_of(self.recipe, node)
         if value is not PACKED:
             node.hits += 1
-            on_hit = self.env.hooks.on_hit
-            if on_hit.listeners:
-                age_s = max(0.0, self.env.now() - node.created_s)
-                server = self.env.server_names[node.server]
-                on_hit.emit(Hit(self.recipe.name, node.key.decode(), server, age_s, near=True))
+            tell_hit(self.recipe, self.env, node)
         return value
 
     def look(self, key: bytes, near_key: tuple[Any, ...] | None) -> tuple[Any, Node | None]:

@@ -7,6 +7,7 @@ import copy
 import functools
 import gc
 import inspect
+import json
 import pickle
 import subprocess
 import sys
@@ -260,6 +261,36 @@ def test_a_function_that_nobody_has_any_more_leaves_nothing(cache: Cache) -> Non
     assert cache(near=LONG)(nothing)() == "nothing"
     assert [len(table) for table in tier.tables] == [0]
     assert len(tier.nodes) == 51
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_near_value_is_what_a_read_would_have_brought(cache: Cache, big: bool) -> None:
+    """A codec of somebody's that gives a list for a tuple; so does the near tier, from the start."""
+    cached = cache(near=LONG, codec=Lossy())(never_changes)
+    first: Any = cached(big)
+    near: list[Any] = [cached(big), cached(big)]
+    cache._env.near.touch_all()  # type: ignore[union-attr]
+    assert [*near, cached(big)] == [list(first)] * 3
+    assert cached.info().near == 2
+
+
+class Lossy:
+    """Plain JSON."""
+
+    name, format = "lossy", 9
+
+    def encode(self, value: Any) -> bytes:
+        """A tuple becomes a list."""
+        return json.dumps(value).encode()
+
+    def decode(self, payload: bytes) -> Any:
+        """And stays one."""
+        return json.loads(payload)
+
+
+def never_changes(big: bool) -> tuple[Any, ...]:
+    """A result of immutable things."""
+    return ("x" * 2_000 if big else "x", 1, None)
 
 
 def test_the_table_knows_types_and_signs() -> None:

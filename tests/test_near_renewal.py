@@ -178,3 +178,11 @@ def test_no_answer_is_a_run_and_nothing_else(scene: Scene) -> None:
     scene.scripted.script = lambda request: [None]
     assert scene.reread() == BIG + "2"
     assert scene.call.info().errors > 0
+
+
+def test_after_refresh_the_old_value_is_gone_also_where_nothing_could_be_stored(scene: Scene) -> None:
+    """The server is lost: what refresh() computed stays with its caller, and nobody goes back behind it."""
+    assert [scene.call(1), scene.call.info().near] == [BIG + "1", 1]
+    scene.scripted.script = lambda request: [None]
+    assert scene.call.refresh(1) == BIG + "2"
+    assert scene.call(1) == BIG + "3"

@@ -17,7 +17,9 @@
 ``tell.py``      invalidations, of one entry and of all
 ``collect.py``   invalidations that are put off until a transaction ends
 ``abreast.py``   several of them at once, in common windows
-``frames.py``    what the running function is inside of
+``frames.py``    what the running function is inside of, and what it says and hears there
+``marks.py``     what a result stands under beside its own generations: tags named in the run, calls inside
+``boots.py``     what tells a server's CAS numbers from those that it gives after a restart
 ===============  ====================================================================================
 
 A caller with a cold key goes through ``call``: it judges the reply, and then fills, waits for whoever does, or voids

@@ -28,7 +28,7 @@ from cachekit.expiry import Ttl, lifetime_s
 from cachekit.flows.alone import inside_itself, run_uncached, run_unprotected
 from cachekit.flows.call import call
 from cachekit.flows.fill import fill, refresh
-from cachekit.flows.lease import Lease
+from cachekit.flows.lease import Lease, keep_near
 from cachekit.flows.marks import hand_on
 from cachekit.flows.tell import Request, tell
 from cachekit.flows.together import ComputeAll, SharedEnv, Together, lot_size, nobody_runs
@@ -90,6 +90,21 @@ def batch(jobs: list[Job], env: Env, compute: ComputeAll) -> Flow[list[Any]]:
     """The values of ``jobs``, all of one recipe and no key twice, in their order. ``compute`` runs the loader for those
     at the positions that it is given, at most once but where others' runs come to nothing. Raises what that raised.
     """
+    if env.near is None or jobs[0].recipe.near is None:
+        return (yield from _batch(jobs, env, compute))
+    from cachekit.flows.nearby import near_values  # noqa: PLC0415 - few loaders have a near tier
+
+    values = near_values(jobs, env)
+    others = [position for position in range(len(jobs)) if position not in values]
+    if others:
+        asked = [jobs[position] for position in others]
+        loaded = yield from _batch(asked, env, lambda at: compute([others[position] for position in at]))
+        values.update(zip(others, loaded, strict=True))
+    return [values[position] for position in range(len(jobs))]
+
+
+def _batch(jobs: list[Job], env: Env, compute: ComputeAll) -> Flow[list[Any]]:
+    """The same for those that are not near."""
     window = _Window(jobs, env)
     interrupt: BaseException | None = None
     try:
@@ -199,6 +214,7 @@ class _Window:
         except DecodeError:
             return False
         job = self.jobs[position]
+        keep_near(job, self.env, reply, judgement, self.values[position])
         hand_on(job, self.env, judgement.header.generations if judgement.header is not None else (), sent_at)
         self.env.hit(job, judgement.header)
         return True

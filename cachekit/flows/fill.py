@@ -82,28 +82,42 @@ def fill(
         if rescued is not None:
             rescued.append(True)
         return saved[0]
-    seconds = env.monotonic() - began
-    if env.flights is not flights:
-        # A child that was forked in the middle of the run leaves the lease to its parent.
-        env.filled(job, seconds, "lost")
-        return value if notes.kept is None else notes.kept[0]
-    kept = _Kept(None, "", None)
+    if env.flights is flights:
+        yield from _returned(value, job, env, lease, standing, flight if pilot else None, notes, began)
+    else:  # a child that was forked in the middle of the run leaves the lease to its parent
+        env.filled(job, env.monotonic() - began, "lost")
+    return value if notes.kept is None else notes.kept[0]
+
+
+def _returned(
+    value: Any,
+    job: Job,
+    env: Env,
+    lease: Lease,
+    standing: Standing | None,
+    flight: Flight | None,
+    notes: Notes,
+    began: float,
+) -> Flow[None]:
+    """The function returned ``value``: store it, land the run's ``flight`` (None where another pilots it), and tell the
+    run around this one what it stands under.
+    """
+    seconds, kept = env.monotonic() - began, _Kept(None, "", None)
     try:
         kept = yield from _keep(job, env, lease, value, notes, standing, began, seconds)
     except BaseException as error:
         yield from _interrupted(error, job, env, lease, standing)
         raise
     finally:
-        if pilot:
+        if flight is not None:
             if kept.marks is not None:
                 flight.stands = lease.generations, lease.since, kept.marks
             flight.again = job.recipe.enveloped and notes.said
-            flights.land(job.key, lease.cas, kept.packed, flight)
+            env.flights.land(job.key, lease.cas, kept.packed, flight)
     if not job.recipe.enveloped:
         hand_up(env, notes)  # a plain value has no place for marks
     hand_on(job, env, None if kept.marks is None else lease.generations, lease.since, kept.marks or ())
     env.filled(job, seconds, kept.reason)
-    return value if notes.kept is None else notes.kept[0]
 
 
 def _keep(

@@ -124,7 +124,8 @@ def compile_keys(
     bears = compile_tags(function, identity, tags, namespace if callable(namespace) else None)
     space = namespace_key(identity.prefix, identity.namespace) if identity.namespace else None
     counted = tuple([part.label for part in parts]) if digester.fixed else None
-    return KeyMaker(make, bind, identity.name, generation, identity.parameters, identity.signature, bears, space, counted)
+    named = (identity.name, generation, identity.parameters, identity.signature)
+    return KeyMaker(make, bind, *named, bears, space, counted)
 
 
 def compile_tags(

@@ -96,6 +96,21 @@ def test_refresh_replaces_what_is_kept(cache: Cache) -> None:
     assert item.call.info().near == 2
 
 
+@pytest.mark.parametrize("near", [LONG, None], ids=["near", "plain"])
+def test_what_was_read_while_refresh_ran_does_not_outlive_it(cache: Cache, near: Near | None) -> None:
+    """It is the old value. Also where it was another decoration of the same function that was refreshed."""
+    source = Source(cache, ttl=60, near=LONG)
+    assert source.call(1) == 0
+    refreshed = source.call if near else cache(ttl=60, near=None)(source.call.uncached)
+    source.shut()
+    refreshing = Outcome(refreshed.refresh, 1)
+    assert eventually(lambda: source.runs == 2)
+    assert [source.call(1), source.call(1)] == [0, 0]
+    source.open.set()
+    assert refreshing.result() == 1
+    assert [source.call(1), source.call(1)] == [1, 1]
+
+
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("delete", "delete_many")])
 def test_a_run_under_way_does_not_bring_the_old_value_back(cache: Cache, verb: str) -> None:
     """It began before the invalidation: its caller gets what it returned, and nobody after him does."""
@@ -285,6 +300,33 @@ def test_what_another_verb_has_seen_is_not_gone_back_behind(make: Make, look: st
     assert item.call(1) == "run 1"
     seen = item.call.many([item.call.bind(1)])[0] if look == "many" else item.call.peek(1)
     assert [seen, item.call(1)] == ["run 2"] * 2
+
+
+def test_a_loader_asks_for_what_is_not_kept(cache: Cache) -> None:
+    """Ids that are near are not asked for, absent ones neither; each is invalidated by itself."""
+    loads: list[list[int]] = []
+
+    @cache.batch(ttl="1h", near=LONG, tags=["item:{ids}"])
+    def items(ids: list[int]) -> dict[int, list[int]]:
+        loads.append(ids)
+        return {each: [each, len(loads)] for each in ids if each < 100}
+
+    assert items([1, 2, 999]) == {1: [1, 1], 2: [2, 1]}
+    assert items([1, 2, 3, 999]) == {1: [1, 1], 2: [2, 1], 3: [3, 2]}
+    assert items([3, 1]) == {3: [3, 2], 1: [1, 1]}
+    assert (loads, items.info().near, items.info().hits) == ([[1, 2, 999], [3]], 5, 5)
+    items([1])[1].append(5)
+    assert items.invalidate([2])
+    assert items([1, 2]) == {1: [1, 1], 2: [2, 3]}
+    assert items.refresh([1]) == items([1]) == {1: [1, 4]}
+    assert cache.invalidate_tags("item:3")
+    assert items.list([3, 1, 999]) == [[3, 5], [1, 4], None]
+    assert items.invalidate_all()
+    assert items([1, 2]) == {1: [1, 6], 2: [2, 6]}
+    cache._env.near.touch_all()  # type: ignore[union-attr]
+    before = items.info().near
+    assert [items([1, 2]), items([1, 2])] == [{1: [1, 6], 2: [2, 6]}] * 2
+    assert items.info().near == before + 2
 
 
 def test_switched_off_the_function_just_runs(cache: Cache) -> None:
