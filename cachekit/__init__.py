@@ -11,7 +11,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cachekit.cache import Cache, Stats
+from cachekit.cache import Cache
 from cachekit.current import Current, current
 from cachekit.errors import (
     CacheError,
@@ -31,7 +31,7 @@ from cachekit.errors import (
 from cachekit.function import CachedFunction, Call
 from cachekit.policy import Policy
 from cachekit.servers import Server, Tls
-from cachekit.tally import Info
+from cachekit.tally import Info, Stats
 from cachekit.types import MISS, Key, Miss
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,19 +18,17 @@ from cachekit import off
 from cachekit.addresses import parse_target
 from cachekit.codecs import Packer, Registry, resolve, returns_of
 from cachekit.decorator import OPTIONS, Decorator, checked, meant
-from cachekit.env import Env, logger
 from cachekit.errors import ConfigurationError
 from cachekit.expiry import SpanLike, TtlLike, parse_span, parse_ttl
-from cachekit.frozen import Frozen
 from cachekit.function import CachedFunction, CachedStaticMethod, Decorated
 from cachekit.hooks import Hooks
 from cachekit.keys import check_prefix, wire_key
+from cachekit.lifecycle import Lifecycle, caches
 from cachekit.policy import DEFAULTS, Policy, terms_of
 from cachekit.recipe import Recipe
-from cachekit.servers import Options, Server, Target
+from cachekit.servers import Server, Target
 from cachekit.sync.client import Verbs
-from cachekit.sync.fleet import Fleet
-from cachekit.tally import Info, Tally, total
+from cachekit.tally import Stats, Tally, total
 from cachekit.types import Unset
 from cachekit.writers import Writers
 
@@ -58,27 +55,8 @@ T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
-_MADE_AT_FIRST_USE = ("_fleet", "_env", "_packer", "_ttl", "_max_value_bytes", "_loops")
 
-
-class Stats(Frozen):
-    """What a cache has done in this process: counts by function and of the direct verbs, and which servers are up.
-
-    ``embedded`` holds the embedded server's own counters, where the cache has one. ``replay``: how many invalidations
-    wait for servers that have not acknowledged them, by server; ``replayed``: how many were delivered late;
-    ``replay_dropped``: how many were given up because too many waited.
-    """
-
-    functions: dict[str, Info]
-    direct: Info
-    servers: dict[str, bool]
-    embedded: dict[str, int] | None
-    replay: dict[str, int]
-    replayed: int = 0
-    replay_dropped: int = 0
-
-
-class Cache(Verbs, Writers):
+class Cache(Verbs, Writers, Lifecycle):
     """A cache on a ring of Memcached servers, or on the embedded server of this process.
 
     Args:
@@ -135,7 +113,7 @@ class Cache(Verbs, Writers):
         self._functions: weakref.WeakSet[Decorated[..., Any]] = weakref.WeakSet()
         self._clock: ManualClock | None = None  # set by cachekit.testing alone
         self._lock = threading.RLock()
-        _caches.add(self)
+        caches.add(self)
         if os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0"):
             self.off = 1
 
@@ -345,7 +323,6 @@ class Cache(Verbs, Writers):
             generations=((keys.namespace,) if keys.namespace else ()) + ((keys.generation,) if chosen.group else ()),
             grouped=chosen.group,
             max_value_bytes=self._max_value_bytes,
-            prefix=self._prefix,
         )
         recipe.near = self._env.near_tier(chosen.near)
         if recipe.near is not None and self._env.near is not None:
@@ -354,6 +331,7 @@ class Cache(Verbs, Writers):
                 from cachekit.watch import watch_for  # noqa: PLC0415 - few rings are watched
 
                 self._env.near.watch = watch_for(self._env.near, self._fleet, self._prefix)
+        recipe.prefix = self._prefix
         self._recipes.append(recipe)
         return recipe
 
@@ -403,89 +381,10 @@ class Cache(Verbs, Writers):
         fleet = self._fleet
         return fleet.names[fleet.ring.index(wire_key(self._prefix, key))]
 
-    def close(self) -> None:
-        """Wait up to 5 s for refreshes in the background, and close this thread's connections. Idempotent; a later use
-        opens connections again.
-        """
-        fleet = self.__dict__.get("_fleet")
-        if fleet is not None:
-            self._env.close()
-            fleet.close()
-
-    async def aclose(self) -> None:
-        """Wait up to 5 s for refreshes in the background, of this event loop and of threads, and for runs that their
-        callers have left; cancel what is not done by then in this loop, and close the connections of this loop and this
-        thread. Idempotent; a later use, and calls that go on, open connections again.
-        """
-        if "_loops" in self.__dict__:
-            await self._loops.aclose()
-        fleet = self.__dict__.get("_fleet")
-        if fleet is not None:
-            if fleet.works_in_background():
-                from asyncio import to_thread  # noqa: PLC0415 - it is there already, where a coroutine runs
-
-                await to_thread(fleet.drain)
-            self._env.close()
-            fleet.close(drained=True)
-
-    def __enter__(self) -> Cache:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Cache:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
-
     def __repr__(self) -> str:
         fleet = self.__dict__.get("_fleet")
         where = ", ".join(fleet.names) if fleet is not None else "not used yet"
         return f"<Cache {self.prefix!r} on {where}>" if self.prefix else f"<Cache on {where}>"
-
-    def __getattr__(self, name: str) -> Any:
-        # Asked only for what is not there yet: the first use makes it, and every later one finds it at no cost.
-        if name not in _MADE_AT_FIRST_USE:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        with self._lock:
-            if "_fleet" not in self.__dict__:
-                self._begin()
-            if name == "_loops" and name not in self.__dict__:
-                from cachekit.aio.loops import Loops  # noqa: PLC0415 - as above
-
-                self._loops = Loops(self._fleet)
-            return self.__dict__[name]
-
-    def _begin(self) -> None:
-        clock, target = self._clock, self._target
-        if clock is not None:
-            target = Target("memory", options=target.options if target is not None else Options())
-        elif target is None:
-            target = parse_target(os.environ.get("CACHEKIT_URL") or None)
-        chosen: Any = self._policy.over(DEFAULTS)
-        self._packer = Packer(resolve(chosen.codec, returns=None, registry=self._registry))
-        self._ttl = parse_ttl(chosen.ttl)
-        self._max_value_bytes = target.options.max_value_bytes
-        fleet = Fleet(target, self.hooks, clock=time.time if clock is None else clock.now)
-        self._env = Env(fleet.names, self.hooks)
-        fleet.on_fork, fleet.on_reconnect = self._env.forked, self._env.reconnected
-        self._env.explicit, self._env.conditional = fleet.explicit, fleet.conditional
-        self._env.private = fleet.embedded is not None
-        self._env.watched = target.options.watch
-        self._env.keep, self._env.distrust = fleet.keep, fleet.distrust
-        recipes = self._recipes  # and not the cache itself, which its servers need not keep alive
-        fleet.groups = lambda: {group for recipe in list(recipes) for group in recipe.generations}
-        if clock is not None:
-            self._env.leave_nothing_to_chance(clock.now, clock.monotonic)
-        elif fleet.embedded is not None:
-            logger.info(
-                "cachekit: the embedded server of this process holds the cache; its invalidations stay in this process"
-            )
-        if self._spool is not None:
-            fleet.open_spool(self._spool)
-        self._fleet = fleet
 
 
 def _path(spool: str | os.PathLike[str] | None) -> str | None:
@@ -493,17 +392,6 @@ def _path(spool: str | os.PathLike[str] | None) -> str | None:
     path = os.fspath(spool) if isinstance(spool, str | os.PathLike) else spool
     if path is not None and not (isinstance(path, str) and path):
         raise ConfigurationError(f"spool={spool!r:.60}: the path of a file")
+    if path and os.path.isdir(path):
+        raise ConfigurationError(f"spool={path!r:.200} is a directory; name a file in it")
     return path and os.path.abspath(path)
-
-
-_caches: weakref.WeakSet[Cache] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """A thread that exists no more may have held a lock; the child gets new ones."""
-    for cache in list(_caches):
-        cache._lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

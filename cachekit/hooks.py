@@ -55,7 +55,8 @@ class Fill(Frozen):
     """The function ran for ``seconds``. ``stored`` says whether the result went in.
 
     ``reason``: why it did not, else empty. It begins with unencodable, too large, refused, no ttl, ttl 0, cache_if,
-    do_not_store, superseded, no lease, lost (the store was not answered), or raised (the function did).
+    do_not_store, superseded, no lease, lost (the store was not answered), young tag, nested, other cache, too many
+    groups, or raised (the function did).
     """
 
     function: str

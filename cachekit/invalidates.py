@@ -212,8 +212,8 @@ class _Plan:
             return [(_target(self.cache, said.function), said.args, said.kwargs)]
         if not isinstance(said, tuple | dict):
             raise ConfigurationError(
-                f"args= of {self._name} returned a {type(said).__qualname__}; it is to return a tuple of arguments, "
-                "such as (user_id,), a dict of keywords, a call made by bind(), or a list of these"
+                f"args= of {self._name} is to return a tuple of arguments, such as (user_id,), a dict of keywords, "
+                f"a call made by bind(), or a list of these; it returned {type(said).__qualname__}"
             )
         if not self._targets:
             raise ConfigurationError(

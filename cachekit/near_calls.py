@@ -208,7 +208,8 @@ def install(
         "_plain_class": base,
     }
     function.__class__ = types.new_class(base.__name__, (base,), exec_body=lambda body: body.update(namespace))
-    finalizer = weakref.finalize(function, calls.hub.drop_table, calls.tier, calls.table)
+    # Of ``calls`` and not of the function, which outlives them where cachekit.testing sets its cache apart.
+    finalizer = weakref.finalize(calls, hub.drop_table, tier, calls.table)
     finalizer.atexit = False
 
     def by_wire(key: bytes, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -56,6 +56,7 @@ from cachekit.codecs.note import ENVELOPED_NOTE, PASS
 from cachekit.errors import ConfigurationError, DecodeError
 from cachekit.expiry import Schedule, SpanLike, TtlLike, parse_span, parse_ttl
 from cachekit.frozen import Frozen
+from cachekit.generations import Generations
 from cachekit.meta import Reply
 from cachekit.types import UNSET, Unset
 
@@ -265,16 +266,6 @@ STANDS: Final = frozenset(
     {Verdict.FRESH, Verdict.DUE, Verdict.WON, Verdict.CLAIMED, Verdict.THROTTLED, Verdict.PASS, Verdict.SOFT}
 )
 """Verdicts on an entry that is not void."""
-
-
-class Generations(tuple[int, ...]):
-    """The numbers that stand over an entry, where not every record's last bump was a hard one.
-
-    ``softly``: for each record the numbers under which entries are void only softly: none after a hard bump; None after
-    a soft one where they were not asked for.
-    """
-
-    softly: tuple[tuple[int, ...] | None, ...]
 
 
 class Judgement(NamedTuple):

@@ -19,7 +19,7 @@ from cachekit.codecs.note import ERROR, NOTE_FLAGS, PASS
 from cachekit.errors import DecodeError
 from cachekit.expiry import RELATIVE_MAX_S, Ttl, exptime, lifetime_s
 from cachekit.meta import Reply
-from cachekit.policy import STUB_S, STUBS_PER_LEASE, Generations, Judgement, Terms, Verdict, judge
+from cachekit.policy import STUB_S, STUBS_PER_LEASE, Judgement, Terms, Verdict, judge
 from cachekit.tally import Tally
 from cachekit.types import UNSET, Unset
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from cachekit.near.tier import Tier
 
 _U32_MAX = 2**32 - 1
-_LONGEST_NUMBER = 20
-_SOFT_BUMPS = 16
-"""So many soft bumps in a row leave an entry to be served."""
 TAG_LIFE_S = 2_592_000
 """Seconds that a tag's record is made for, 30 days: what is left of them tells when it was made."""
 
@@ -88,7 +85,6 @@ class Recipe:
         terms: how stale a value may be served, and what else its policy says.
         enveloped: whether values travel behind a header.
         max_value_bytes: longest value, envelope included, that the servers take.
-        prefix: the cache's, to which tags belong.
     """
 
     __slots__ = (
@@ -110,7 +106,6 @@ class Recipe:
         grouped: bool = True,
         enveloped: bool = True,
         max_value_bytes: int = 1 << 20,
-        prefix: bytes = b"",
     ) -> None:
         self.name = name
         self.packer = packer
@@ -122,7 +117,8 @@ class Recipe:
         self.grouped = grouped and bool(generations)
         self.enveloped = enveloped
         self.max_value_bytes = max_value_bytes
-        self.prefix = prefix
+        self.prefix = b""
+        """The cache's, to which tags belong."""
         self.near: Tier | None = None
         """Where results are kept in the memory of this process, too."""
         self.tally = Tally()
@@ -381,50 +377,6 @@ class Recipe:
         # Dates are capped in 2038; the header must say what the server was told.
         told_s = until if until <= RELATIVE_MAX_S else until - int(created_s)
         return int(lifetime_s * 1000), min(hard_s, told_s), until
-
-
-def numbers(replies: list[Reply]) -> tuple[int, ...] | None:
-    """The generations in the replies to a read, or None where one could not be had."""
-    found: list[int] = []
-    hard = True
-    for reply in replies:
-        if reply.cas is None or reply.code not in ("HD", "VA"):
-            return None
-        found.append(reply.cas)
-        hard = hard and (reply.claimed or reply.won)
-    if hard:
-        return tuple(found)
-    generations = Generations(found)
-    generations.softly = tuple(map(softly_void, replies))
-    return generations
-
-
-def softly_void(reply: Reply) -> tuple[int, ...] | None:
-    """The numbers under which entries are only softly void, by what was read of a record; None: they were not asked
-    for.
-
-    A record that its reader made has W or Z for as long as it stands, so its last bump was a hard one, which deletes
-    it. A soft bump stores it, and in it the numbers that it has had since the last hard one; storing takes W and Z off
-    (protocol.txt, Meta Get).
-    """
-    if reply.claimed or reply.won:
-        return ()
-    if reply.code == "HD":
-        return None
-    words = (reply.value or b"").split(b" ")
-    return tuple(map(int, words)) if all(map(_is_number, words)) else ()
-
-
-def softened_record(reply: Reply) -> bytes:
-    """What a soft bump leaves in the record that ``reply`` shows: the numbers under which entries are void only softly
-    from then on. Those under still older ones are as after a hard bump.
-    """
-    kept = (*(softly_void(reply) or ()), reply.cas or 0)[-_SOFT_BUMPS:]
-    return b" ".join([b"%d" % number for number in kept])
-
-
-def _is_number(word: bytes) -> bool:
-    return word.isdigit() and len(word) <= _LONGEST_NUMBER
 
 
 def store_request(key: bytes, sealed: tuple[int, bytes, int], cas: int, opaque: int, number: int = 0) -> bytes:

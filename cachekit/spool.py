@@ -128,7 +128,8 @@ class Spool:
                     return self._transaction(work)
                 except (sqlite3.OperationalError, OSError) as error:  # locked, full, no rights: another time perhaps
                     self._abandon()
-                    self._complain(str(error))
+                    folder = os.path.dirname(self.path)
+                    self._complain(str(error) if os.path.isdir(folder) else f"there is no directory {folder}")
                     return None
                 except sqlite3.DatabaseError as error:
                     self._abandon()
@@ -200,10 +201,10 @@ def _rows(connection: sqlite3.Connection, server: str) -> tuple[list[Item], Over
     items: list[Item] = []
     overflow = None
     for key, soft, kind, at, mark in connection.execute(_LOAD, (server,)):
-        if key == _OVERFLOW:
-            overflow = Overflow(at, mark)
-            continue
         with suppress(RequestError, TypeError, ValueError):  # what was written into the file by somebody else
+            if key == _OVERFLOW:
+                overflow = Overflow(float(at), int(mark))
+                continue
             items.append(Item(check_key(key), bool(soft), Kind(kind), float(at), int(mark)))
     return items, overflow
 

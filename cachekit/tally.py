@@ -87,3 +87,20 @@ def total(tallies: list[Tally]) -> Info:
         for name in COUNTS:
             setattr(whole, name, getattr(whole, name) + getattr(tally, name))
     return whole.info()
+
+
+class Stats(Frozen):
+    """What a cache has done in this process: counts by function and of the direct verbs, and which servers are up.
+
+    ``embedded`` holds the embedded server's own counters, where the cache has one. ``replay``: how many invalidations
+    wait for servers that have not acknowledged them, by server; ``replayed``: how many were delivered late;
+    ``replay_dropped``: how many were given up because too many waited.
+    """
+
+    functions: dict[str, Info]
+    direct: Info
+    servers: dict[str, bool]
+    embedded: dict[str, int] | None
+    replay: dict[str, int]
+    replayed: int = 0
+    replay_dropped: int = 0

@@ -80,6 +80,8 @@ class Transaction:
     # -- for threads -------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Transaction:
+        if self._on_commit is not None and is_async(self._on_commit):
+            raise ConfigurationError("on_commit= is a coroutine function, which only `async with` awaits")
         self._begin()
         return self
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from cachekit.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from cachekit.invalidates import Invalidates
     from cachekit.transaction import OnCommit, Transaction
@@ -52,7 +54,7 @@ class Writers:
 
         return Invalidates(self, functions, args, tags, namespace)  # type: ignore[arg-type]
 
-    def transaction(self, *, on_commit: OnCommit | None = None) -> Transaction:
+    def transaction(self, misplaced: None = None, /, *, on_commit: OnCommit | None = None) -> Transaction:
         """A block, ``with`` or ``async with``, whose invalidations are sent together when it has ended well; where it
         raises an exception they are dropped. Also a decorator, for functions and coroutine functions.
 
@@ -81,6 +83,11 @@ class Writers:
         >>> block.acknowledged
         True
         """
+        if misplaced is not None:
+            raise ConfigurationError(
+                "cache.transaction() takes nothing without a name: as a decorator write @cache.transaction(), with "
+                "parentheses, and what sends later is on_commit=…"
+            )
         from cachekit.transaction import Transaction  # noqa: PLC0415 - few processes need it (docs/design/imports.md)
 
         return Transaction(self, on_commit)  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from cachekit import MISS, Cache, Key, current
 from cachekit.errors import ConfigurationError
+from cachekit.flows import frames
 from cachekit.types import UNSET
 
 
@@ -137,3 +140,28 @@ def test_who_is_expired_still_finds_the_previous_value() -> None:
     count.invalidate()
     count()
     assert seen == [MISS, 1, MISS]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_does_not_wait_for_threads_of_its_parent() -> None:
+    """One of them may say something of its run just now; in the child it never ends that."""
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with frames._LOCK:
+            held.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        notes = frames.Notes()
+        notes.name(("tag",))
+        os._exit(0 if notes.said else 1)
+    ended = os.waitpid(pid, 0)[1]
+    over.set()
+    thread.join()
+    assert ended == 0

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit.embedded import EmbeddedServer
+from cachekit.generations import Generations, numbers, softened_record, softly_void
 from cachekit.meta import Parser, Reply
-from cachekit.policy import Generations, Verdict, compare, judge
-from cachekit.recipe import numbers, softened_record, softly_void
+from cachekit.policy import Verdict, compare, judge
 
 NOW = Clock().now
 KEPT = 16

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.replies import NOW, OPAQUE, RECIPES, SECONDS, damaged, parsed
 
+from cachekit.generations import numbers
 from cachekit.glance import plainly_mine
 from cachekit.policy import Verdict
-from cachekit.recipe import numbers
 
 MINE = b"VA 0 c7 f0 t-1 O77 W\r\n\r\n"
 MINE_LINES = [

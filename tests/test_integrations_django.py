@@ -267,6 +267,13 @@ def test_other_threads_have_transactions_of_their_own(world: World) -> None:
         assert world.told == [True]
 
 
+@pytest.mark.parametrize("cache", [None, {}, threading.active_count])
+def test_what_is_no_cache_is_refused(databases: type[Any], cache: Any) -> None:
+    """Django's own ``cache`` is none, and neither is the view that stands below a bare ``@transaction``."""
+    with pytest.raises(ConfigurationError, match=r"takes a Cache of cachekit's, as in @transaction\(cache\)"):
+        transaction(cache)
+
+
 def test_coroutines_are_refused(databases: type[Any]) -> None:
     """Django's transactions know no event loop; the text says what to do."""
     cache = make_cache()

@@ -253,6 +253,13 @@ def test_other_targets_are_refused(target: Any) -> None:
         invalidate_on_commit(target, make_cache())
 
 
+@pytest.mark.parametrize("cache", [None, {}, "memory:", Session])
+def test_other_caches_are_refused(cache: Any) -> None:
+    """At once, and not at the first commit."""
+    with pytest.raises(ConfigurationError, match="takes a Cache of cachekit's second"):
+        invalidate_on_commit(sessionmaker(), cache)
+
+
 def test_mappings_are_functions() -> None:
     """A list of tags is none."""
     tags: Any = ["user"]

@@ -273,7 +273,7 @@ def test_a_function_without_a_generation_needs_args(local: Reports) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"args": lambda **_: None}, ConfigurationError, "returned a NoneType"),
+        ({"args": lambda **_: None}, ConfigurationError, "it returned NoneType$"),
         ({"args": lambda **_: (object(),)}, UnkeyableError, "can't be keyed"),
         ({"args": lambda **_: (1, 2, 3)}, TypeError, "positional"),
         ({"tags": lambda **_: [""]}, ConfigurationError, "empty"),

@@ -89,6 +89,12 @@ def test_namespace_callable_is_part_of_the_key() -> None:
         make(namespace=lambda: 5)(1)
 
 
+def test_namespace_is_no_template() -> None:
+    """``@cache.invalidates(namespace=…)`` takes one; who writes the same here would never be invalidated by it."""
+    with pytest.raises(ConfigurationError, match="'tenant-{user_id}': text is no template here; .* give a callable"):
+        make(namespace="tenant-{user_id}")
+
+
 def test_source_version_changes_with_the_body_only(tmp_path: Path) -> None:
     """version="source" reads the function's own text: not its decorators, its place, or its indentation."""
 

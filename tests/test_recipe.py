@@ -16,9 +16,10 @@ from cachekit.codecs.flags import ENVELOPED, MARK, TEXT
 from cachekit.codecs.note import ENVELOPED_NOTE, NOTE_FLAGS
 from cachekit.embedded import EmbeddedServer
 from cachekit.errors import DecodeError, ProtocolError
+from cachekit.generations import numbers
 from cachekit.meta import Parser, Reply
 from cachekit.policy import Judgement, Verdict, judge
-from cachekit.recipe import Recipe, Snapshot, give_back_request, numbers, store_request, take_over_request
+from cachekit.recipe import Recipe, Snapshot, give_back_request, store_request, take_over_request
 
 NOW = 1_800_000_000.0
 

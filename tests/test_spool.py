@@ -129,6 +129,7 @@ def test_rows_that_nobody_could_have_written_are_passed_over(spool: Spool, path:
             connection.execute("INSERT INTO undelivered_1 VALUES ('s', ?, 0, 0, 1.0, 1)", (key,))
         connection.execute("INSERT INTO undelivered_1 VALUES ('s', ?, 0, 77, 1.0, 1)", (b"kind",))
         connection.execute("INSERT INTO undelivered_1 VALUES ('s', ?, 0, 0, 'soon', 1)", (b"time",))
+        connection.execute("INSERT INTO undelivered_1 VALUES ('s', ?, 0, 0, 'then', 1)", (b"",))
         connection.commit()
     assert spool.load(["s"]) == {"s": ([item(b"good", 1)], None)}
 
@@ -444,6 +445,20 @@ def test_what_is_no_path_is_refused(path: Any) -> None:
         Cache(spool=path)
     with pytest.raises(ConfigurationError, match="spool="):
         Cache().configure(spool=path)
+
+
+def test_a_directory_is_no_spool(tmp_path: Path) -> None:
+    """A path without the file's name is refused at once, and not found out when something could not be delivered."""
+    with pytest.raises(ConfigurationError, match="is a directory; name a file in it"):
+        Cache(spool=tmp_path)
+    with pytest.raises(ConfigurationError, match="is a directory; name a file in it"):
+        Cache().configure(spool=tmp_path)
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names it, which SQLite's own message does not."""
+    assert not Spool(str(tmp_path / "nowhere" / "spool.db")).save("s", Change([item(b"a")]))
+    assert f"there is no directory {tmp_path / 'nowhere'}" in caplog.text
 
 
 def test_configure(tmp_path: Path, mortal: Memcached) -> None:

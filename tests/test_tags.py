@@ -134,8 +134,14 @@ def test_a_namespace_is_text(namespace: Any) -> None:
     """And not empty, for the verbs about one; neither is it hashed before that is known."""
     cache = Cache("memory:")
     for verb in (cache.invalidate_namespace, cache.expire_namespace):
-        with pytest.raises(ConfigurationError, match="a namespace is text, not"):
+        with pytest.raises(ConfigurationError, match=r"a namespace (is text, not \w+ \(|can't be empty)"):
             verb(namespace)
+
+
+def test_tags_in_a_list_are_told_apart() -> None:
+    """Who hands over a list where tags are given one by one is told what to write."""
+    with pytest.raises(ConfigurationError, match=r"not list \(\['a'\]\); give several one by one: \*tags"):
+        Cache("memory:").invalidate_tags(["a"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", [Kind.BOOK, Loud("book")])

@@ -353,6 +353,19 @@ def test_it_decorates_a_test(used: Cache) -> None:
     assert (stored(), stored(), used.get("stored")) == (None, None, "outside")
 
 
+def test_the_near_tier_of_a_block_goes_with_it(used: Cache) -> None:
+    """A thousand tests of one application don't keep a thousand of them, with all that is in them."""
+    square = squares(used, near="1h")
+    hubs = []
+    for _ in range(2):
+        with isolated(used):
+            assert [square(3), square(3), square.info().near] == [9, 9, 1]
+            hubs.append(weakref.ref(used._env.near))
+    for _ in range(4):
+        gc.collect()  # what the first pass frees may hold the rest
+    assert [hub() for hub in hubs] == [None, None]
+
+
 def test_functions_that_are_gone_are_not_kept(used: Cache) -> None:
     """A cache knows its functions, but does not hold them; nor does a block that has ended."""
     square = squares(used)

@@ -263,6 +263,16 @@ def test_on_commit_is_not_asked_for_nothing(local: Shop) -> None:
     assert later == []
 
 
+def test_on_commit_of_a_plain_block_is_a_plain_function(local: Shop) -> None:
+    """Nobody would await a coroutine function there, and nothing would be sent."""
+
+    async def later(send: Callable[[], Any]) -> None:
+        await send()
+
+    with pytest.raises(ConfigurationError, match="only `async with` awaits"), local.cache.transaction(on_commit=later):
+        raise AssertionError("never")
+
+
 def test_on_commit_inside_a_block_waits_for_both(local: Shop) -> None:
     """An inner block's sending hands over to the outer block where that goes on."""
     later: list[Callable[[], bool]] = []
@@ -321,5 +331,7 @@ def test_a_block_is_begun_once(local: Shop) -> None:
         local.cache.transaction().__exit__(None, None, None)
     with pytest.raises(ConfigurationError, match="on_commit=3"):
         local.cache.transaction(on_commit=3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"write @cache.transaction\(\), with parentheses"):
+        local.cache.transaction(len)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="go above it"):
         local.cache.transaction()(staticmethod(len))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from support.targets import make_fixture, target_fixture, unix_server_fixture, u
 from support.threads import Outcome
 
 from cachekit import MISS, Cache
+from cachekit.flows.collect import Collection, Mark
 from cachekit.testing import make_cache
 
 __all__ = ["make_fixture", "target_fixture", "unix_server_fixture"]
@@ -137,6 +139,39 @@ def test_a_failed_inner_block_gives_the_cache_back(local: Shop) -> None:
             local.row.invalidate(1)
         assert local.cache.is_disabled()
     assert local.cache.off == 0
+
+
+def test_a_signal_handler_may_invalidate(local: Shop) -> None:
+    """It may come while its thread is collecting something else."""
+    told: list[bool] = []
+
+    def interrupted() -> None:
+        if not told:
+            told.append(False)
+            told.append(collection.add(b"second", mark))
+
+    collection = Collection(local.cache._env, interrupted)
+    mark = Mark(False, lambda env: iter(()))  # type: ignore[arg-type, return-value]
+    adding = Outcome(collection.add, b"first", mark)
+    assert adding.result() is True
+    assert (told, set(collection.end())) == ([False, True], {b"first", b"second"})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_is_outside(server: Any) -> None:
+    """Nobody would send what it has collected in its copy of the block, whether or not it begins another one there."""
+    with Cache(f"{url_of(server)}?deadline=20s", prefix="forked_transaction") as cache:
+        shop = Shop(cache)
+        assert [shop.row(1), shop.row(2)] == ["old", "old"]
+        with cache.transaction():
+            pid = os.fork()
+            if not pid:
+                told = cache.invalidate_tags("row:1")
+                with cache.transaction() as block:
+                    cache.invalidate_tags("row:2")
+                os._exit(0 if told is True and block.acknowledged is True else 1)
+            assert os.waitpid(pid, 0)[1] == 0
+        assert [shop.row.peek(1), shop.row.peek(2)] == [MISS, MISS]
 
 
 # -- asyncio ----------------------------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ from support.threads import eventually
 from cachekit import Cache, Policy, current
 from cachekit.env import Job
 from cachekit.flows.lease import claim, read
+from cachekit.generations import numbers
 from cachekit.meta import md, ms
 from cachekit.ops import Exchange, Replies
 from cachekit.policy import CERTAIN, Verdict
-from cachekit.recipe import Snapshot, numbers
+from cachekit.recipe import Snapshot
 from cachekit.sync.drive import perform
 
 SHORT = 0.4

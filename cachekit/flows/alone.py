@@ -10,8 +10,8 @@ from cachekit.flights import Flight
 from cachekit.flows.frames import Filling, Notes, around
 from cachekit.flows.lease import Lease
 from cachekit.flows.marks import hand_on, hand_up, notes_for
+from cachekit.generations import numbers
 from cachekit.ops import Compute, Exchange, Flow, Join, Replies
-from cachekit.recipe import numbers
 
 ROUNDS = 64
 """Times that a call may find something void under its hands before it stops fighting for the lease and just runs."""
@@ -169,8 +169,10 @@ def outcome_of(job: Job, env: Env, flight: Flight) -> Flow[Any]:
     A value that can't be copied is the pilot's alone (a generator can be read but once, a connection used by one
     thread), so there each waiter runs the function himself, all at the same time.
     """
-    plain = not job.groups and not flight.again
-    hand_on(job, env, *(flight.stands or (() if plain else None, 0.0)))
+    if flight.stands is not None:
+        hand_on(job, env, *flight.stands)
+    else:
+        hand_on(job, env, None if job.groups or flight.again else (), 0.0)
     if flight.error is not None:
         raise flight.error
     if flight.payload is not None:

@@ -30,12 +30,14 @@ from cachekit.flows.call import call
 from cachekit.flows.fill import fill, refresh
 from cachekit.flows.lease import Lease, keep_near
 from cachekit.flows.marks import hand_on
+from cachekit.flows.shared import SharedEnv, lot_size
 from cachekit.flows.tell import Request, tell
-from cachekit.flows.together import ComputeAll, SharedEnv, Together, lot_size, nobody_runs
+from cachekit.flows.together import ComputeAll, Together, nobody_runs
+from cachekit.generations import numbers
 from cachekit.meta import Reply
 from cachekit.ops import Exchange, Flow, Gather, Replies
 from cachekit.policy import Judgement, Verdict
-from cachekit.recipe import Packed, Recipe, numbers
+from cachekit.recipe import Packed, Recipe
 from cachekit.types import UNSET, Unset
 
 

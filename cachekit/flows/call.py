@@ -27,9 +27,10 @@ from cachekit.flows.lease import (
 from cachekit.flows.marks import confirmed, hand_on, snapshot
 from cachekit.flows.refresh import renew
 from cachekit.flows.wait import Patience
+from cachekit.generations import numbers
 from cachekit.ops import Flow, Replies
 from cachekit.policy import CERTAIN, Verdict, softened
-from cachekit.recipe import Recalled, numbers
+from cachekit.recipe import Recalled
 
 
 def call(job: Job, env: Env, replies: Replies | None, *, early: bool = False) -> Flow[Any]:
@@ -238,6 +239,7 @@ def _serve(job: Job, env: Env, patience: Patience, lease: Lease, standing: Stand
         return None
     except Recalled as recall:
         recalled = recall.error
+        env.touched(job.key)  # a value that is kept near is older
     patience.served(standing.judgement)
     if recalled is None:
         keep_near(job, env, standing.reply, standing.judgement, value)

@@ -7,6 +7,7 @@ has ended.
 
 # Annotations are not postponed here, as in the other flows.
 
+import os
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -30,22 +31,27 @@ class Collection:
     whatever is collected. Thread-safe.
     """
 
-    __slots__ = ("_lock", "_on_mark", "env", "marks", "outer", "over")
+    __slots__ = ("_lock", "_on_mark", "env", "marks", "outer", "over", "pid")
 
     def __init__(self, env: Env, on_mark: Callable[[], None]) -> None:
         self.env = env
+        self.pid = os.getpid()
         self.over = False
         self.outer: Collection | None = next(
-            (each for each in reversed(_OPEN.get()) if each.env is env and not each.over), None
+            (each for each in reversed(_OPEN.get()) if each.env is env and each.goes_on()), None
         )
         self.marks: dict[bytes, Mark] = {}
         self._on_mark = on_mark
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come here while its thread is in here
+
+    def goes_on(self) -> bool:
+        """Whether it can end here still: a child that was forked inside has a copy that nobody will send."""
+        return not self.over and self.pid == os.getpid()
 
     def add(self, key: bytes, mark: Mark) -> bool:
         """Collect an invalidation of ``key``; the latest counts, but a hard one is not softened. False: too late."""
         with self._lock:
-            if self.over:
+            if not self.goes_on():
                 return False
             known = self.marks.pop(key, None)
             self.marks[key] = known if known is not None and mark.soft else mark

@@ -124,6 +124,7 @@ def store(direct: Direct, key: str, value: Any, ttl: Any, how: bytes) -> Flow[bo
     finally:
         if reply is None and until == AT_ONCE and how in REPLACING:  # that was to remove what is there
             direct._undelivered(wire)
+        direct._env.touched(wire)
     return reply is not None and reply.code == "HD"
 
 
@@ -234,7 +235,10 @@ def store_many(direct: Direct, values: Mapping[str, Any], ttl: Any) -> Flow[list
     commands, names, bad = direct._stores(values, ttl, b" O%d" % opaque)
     for _, wire, error in bad:
         yield from unstorable(direct, wire, error)
-    odd = yield from _send_all(direct, commands, opaque, {})
+    try:
+        odd = yield from _send_all(direct, commands, opaque, {})
+    finally:
+        direct._env.touched(*names)
     return [*(key for key, _, _ in bad), *(names[wire] for wire in odd)]
 
 

@@ -28,9 +28,10 @@ from cachekit.flows.alone import run_bare
 from cachekit.flows.frames import Filling, Notes
 from cachekit.flows.lease import Lease, Standing, claim, give_back, opened, put_back, read, store
 from cachekit.flows.marks import TOO_MANY, confirmed, gathered, hand_on, hand_up, has_room, notes_for, snapshot
+from cachekit.generations import numbers
 from cachekit.ops import Compute, Flow, Replies
 from cachekit.policy import Verdict
-from cachekit.recipe import Packed, numbers
+from cachekit.recipe import Packed
 
 _NO_STANDING = frozenset({Verdict.VOID, Verdict.AHEAD, Verdict.PASS, Verdict.CLOSER})
 _SETTLED = frozenset({"", "superseded"})
@@ -269,6 +270,8 @@ def _answered(
         reason = reason or unmarked
         if packed is not None and not reason:
             reason = yield from store(job, env, lease, packed, lifetime_s, seconds, marks)
+        if env.near is not None:
+            env.touched(job.key)
         if reason not in _SETTLED:
             yield from _not_stored(job, env, lease, reason, seconds, marks)
         if flight is not None and not unmarked:

@@ -2,6 +2,7 @@
 
 # Annotations are not postponed here: a NamedTuple would compile each of them as text (docs/design/imports.md).
 
+import os
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -85,6 +86,15 @@ class Notes:
 
 _LOCK = threading.RLock()
 """Over what several threads of one run say at once. A signal handler may come here while its thread is in here."""
+
+
+def _after_fork() -> None:
+    global _LOCK  # noqa: PLW0603 - a thread that exists no more may hold the old one
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Filling(NamedTuple):

@@ -13,10 +13,11 @@ from cachekit.codecs.envelope import Mark
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
 from cachekit.expiry import exptime
+from cachekit.generations import numbers
 from cachekit.meta import Reply
 from cachekit.ops import Exchange, Flow, Replies
 from cachekit.policy import Judgement, Verdict
-from cachekit.recipe import Recalled, Snapshot, give_back_request, numbers, store_request
+from cachekit.recipe import Recalled, Snapshot, give_back_request, store_request
 
 
 class Known(NamedTuple):

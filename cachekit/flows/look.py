@@ -17,14 +17,15 @@ from cachekit.codecs.envelope import FOREVER, Header
 from cachekit.codecs.flags import describe
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError, ServerError
-from cachekit.flows.lease import keep_near
 from cachekit.flows.marks import confirmed, hand_on
-from cachekit.flows.together import SharedEnv, Together, lot_size, nobody_runs
+from cachekit.flows.shared import SharedEnv, lot_size
+from cachekit.flows.together import Together, nobody_runs
 from cachekit.frozen import Frozen
+from cachekit.generations import numbers
 from cachekit.meta import Reply
 from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather
 from cachekit.policy import Judgement, Verdict
-from cachekit.recipe import Recalled, numbers
+from cachekit.recipe import Recalled
 from cachekit.types import Key
 
 _UNDER_MARKS = frozenset({Verdict.FRESH, Verdict.DUE, Verdict.THROTTLED, Verdict.SOFT})
@@ -214,9 +215,10 @@ def stored(jobs: list[Job], env: Env) -> Flow[dict[bytes, Stored]]:
         if judgement.verdict is Verdict.FRESH or (judgement.verdict in _OLD and judgement.servable()):
             if judgement.header is not None:
                 hand_on(by_key[key], env, judgement.header.generations, since, judgement.header.marks)
+            if recipe.near is not None:
+                env.touched(key)  # not kept: it may be softly invalid. Nor is what may be older than this served again
             try:
                 values[key] = Stored(judgement.header, recipe.open(reply, judgement))
-                keep_near(by_key[key], env, reply, judgement, values[key].value)
             except Recalled as recalled:
                 values[key] = Stored(judgement.header, error=recalled.error)
             except DecodeError:

@@ -9,10 +9,12 @@ from cachekit.errors import DecodeError, ServerError
 from cachekit.flows.call import call
 from cachekit.flows.lease import Lease, Standing, keep_near, put_back
 from cachekit.flows.marks import confirmed, hand_on
-from cachekit.flows.together import SharedEnv, Together, lot_size, nobody_runs
+from cachekit.flows.shared import SharedEnv, lot_size
+from cachekit.flows.together import Together, nobody_runs
+from cachekit.generations import numbers
 from cachekit.ops import Each, Exchange, Flow, Gather, Replies
 from cachekit.policy import Judgement, Verdict
-from cachekit.recipe import Recalled, numbers
+from cachekit.recipe import Recalled
 
 
 def many(jobs: list[Job], env: Env) -> Flow[list[Any]]:

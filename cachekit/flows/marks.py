@@ -28,11 +28,12 @@ from cachekit.errors import ServerError
 from cachekit.flows.boots import BOOT, boot_in, boot_of
 from cachekit.flows.frames import Notes, Stood, around
 from cachekit.flows.lease import NOTHING_KNOWN, Known, Lease
+from cachekit.generations import softly_void
 from cachekit.keys.tags import tag_key
 from cachekit.meta import Reply
 from cachekit.ops import Exchange, Flow, Gather, Replies
 from cachekit.policy import Verdict
-from cachekit.recipe import TAG_LIFE_S, softly_void
+from cachekit.recipe import TAG_LIFE_S
 
 _MARGIN_S = 2.0
 """Seconds by which a record may look older than it is: the server's clock ticks in whole seconds, and stands still

@@ -16,6 +16,7 @@ from cachekit.errors import DecodeError, ServerError
 from cachekit.flows.call import call, without_server
 from cachekit.flows.frames import FILLING, around
 from cachekit.flows.lease import Standing, read
+from cachekit.generations import numbers
 from cachekit.glance import HIT_LINE
 from cachekit.hooks import Hit
 from cachekit.near.hub import Fresh, Ticket
@@ -23,7 +24,7 @@ from cachekit.near.sizes import immutable_bytes
 from cachekit.near.tier import PACKED, Node
 from cachekit.ops import Exchange, Flow, LeaseVoid, Replies
 from cachekit.policy import EARLIEST
-from cachekit.recipe import Recipe, numbers
+from cachekit.recipe import Recipe
 
 
 def left_s(recipe: Recipe, env: Env, ttl_ms: float, age_ms: float, delta_us: int) -> float:

@@ -14,9 +14,9 @@ from cachekit.flows.alone import join, outcome_of
 from cachekit.flows.caller import Caller
 from cachekit.flows.fill import fill, under_marks_now
 from cachekit.flows.lease import Lease, Standing, give_back, opened, read
+from cachekit.generations import numbers
 from cachekit.ops import Flow, Replies, Spawn
 from cachekit.policy import Verdict
-from cachekit.recipe import numbers
 
 _STANDING = frozenset({Verdict.FRESH, Verdict.WON, Verdict.CLAIMED, Verdict.DUE})
 """What a claimed value may be found to be when it is looked at again: it is claimed, or its claim was given back."""

@@ -22,11 +22,12 @@ from cachekit import meta
 from cachekit.env import Env, Job
 from cachekit.errors import ServerError
 from cachekit.flows.collect import put_off
+from cachekit.generations import softened_record
 from cachekit.hooks import Invalidate
 from cachekit.keys.tags import checked_tag, namespace_key, tag_key
 from cachekit.meta import Reply, md
 from cachekit.ops import BATCH_KEYS, Exchange, Flow, Gather
-from cachekit.recipe import TAG_LIFE_S, Recipe, softened_record
+from cachekit.recipe import TAG_LIFE_S, Recipe
 from cachekit.tally import Tally
 from cachekit.tombstones import is_gone, notice
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Never
+from typing import Any, Never
 
 from django.db.transaction import on_commit
 
+from cachekit.cache import Cache
 from cachekit.errors import ConfigurationError
 from cachekit.transaction import Transaction
-
-if TYPE_CHECKING:
-    from cachekit.cache import Cache
 
 
 class DjangoTransaction(Transaction):
@@ -57,6 +55,11 @@ def transaction(cache: Cache, using: str | None = None) -> DjangoTransaction:
         cache: the cache whose invalidations are meant.
         using: the database, by its alias in ``DATABASES``; the default one by default.
 
-    Raises ``ConfigurationError`` where it is used by ``async with``, or decorates a coroutine function.
+    Raises ``ConfigurationError`` for anything but a ``Cache``, and where it is used by ``async with``, or decorates a
+    coroutine function.
     """
+    if not isinstance(cache, Cache):
+        raise ConfigurationError(
+            f"transaction() takes a Cache of cachekit's, as in @transaction(cache), not {cache!r:.60}"
+        )
     return DjangoTransaction(cache, using)

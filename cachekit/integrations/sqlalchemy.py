@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, event
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
@@ -28,15 +28,13 @@ from sqlalchemy.orm import (
     sessionmaker,
 )
 
+from cachekit.cache import Cache
 from cachekit.errors import ConfigurationError
 from cachekit.flows.tell import bump, tags_of
 from cachekit.integrations._rows import Before, tables_of, tags_of_row
 from cachekit.keys.tags import checked_tag
 from cachekit.sync.drive import run
 from cachekit.transaction import Around
-
-if TYPE_CHECKING:
-    from cachekit.cache import Cache
 
 T = TypeVar("T")
 TagsOf = Callable[[Any], "Iterable[str] | str | None"]
@@ -58,7 +56,8 @@ def invalidate_on_commit(target: T, cache: Cache, tags: TagsOf | None = None, bu
         bulk: a function of a table that returns the tags for a statement that changes it, such as
             ``session.execute(update(…))``, which tells nobody which rows. By default the table's name.
 
-    Raises ``ConfigurationError`` for any other target. What ``tags`` raises reaches whoever flushes, before the commit.
+    Raises ``ConfigurationError`` for any other target or cache. What ``tags`` raises reaches whoever flushes, before
+    the commit.
 
     >>> from cachekit import Cache
     >>> from cachekit.integrations.sqlalchemy import invalidate_on_commit
@@ -66,6 +65,8 @@ def invalidate_on_commit(target: T, cache: Cache, tags: TagsOf | None = None, bu
     >>> cache = Cache("memory:")
     >>> Session = invalidate_on_commit(sessionmaker(), cache)
     """
+    if not isinstance(cache, Cache):
+        raise ConfigurationError(f"invalidate_on_commit() takes a Cache of cachekit's second, not {cache!r:.60}")
     for option, given in (("tags", tags), ("bulk", bulk)):
         if given is not None and not callable(given):
             raise ConfigurationError(f"{option}={given!r:.60}: a function that returns tags")

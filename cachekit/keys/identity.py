@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from types import ModuleType
@@ -79,6 +80,11 @@ def identify(
         raise ConfigurationError(f"key= is a template or a callable, not {type(key).__name__}")
     if namespace is not None and not isinstance(namespace, str) and not callable(namespace):
         raise ConfigurationError(f"namespace= is text or a callable, not {type(namespace).__name__}")
+    if isinstance(namespace, str) and re.search(r"\{\w", namespace):  # taken as it is, nobody would invalidate it
+        raise ConfigurationError(
+            f"namespace={namespace!r:.60}: text is no template here; for one that depends on the arguments give a "
+            "callable, such as namespace=lambda tenant_id, **_: f'tenant-{tenant_id}'"
+        )
     static = namespace if isinstance(namespace, str) and namespace else None
     dynamic = "called" if callable(namespace) else "fixed"
     counts = f"template {key}" if isinstance(key, str) else "called" if key is not None else "arguments"

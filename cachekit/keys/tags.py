@@ -44,8 +44,10 @@ def tag_key(prefix: bytes, tag: str) -> bytes:
 
 def namespace_key(prefix: bytes, namespace: str) -> bytes:
     """The wire key of the record behind ``namespace``. Raises ``ConfigurationError`` for what is none."""
-    if not isinstance(namespace, str) or not namespace:
-        raise ConfigurationError(f"a namespace is text, not {namespace!r:.60}")
+    if not isinstance(namespace, str):
+        raise ConfigurationError(f"a namespace is text, not {type(namespace).__name__} ({namespace!r:.60})")
+    if not namespace:
+        raise ConfigurationError("a namespace can't be empty: it would stand for nothing")
     return _namespace_key(prefix, str.__str__(namespace))
 
 
@@ -66,7 +68,8 @@ def _record(prefix: bytes, kind: str, text: str) -> bytes:
 def checked_tag(tag: Any) -> str:
     """``tag``, which is text and not empty. Raises ``ConfigurationError``."""
     if not isinstance(tag, str):
-        raise ConfigurationError(f"a tag is text, not {type(tag).__name__} ({tag!r:.60})")
+        apart = "; give several one by one: *tags" if isinstance(tag, list | tuple | set | frozenset) else ""
+        raise ConfigurationError(f"a tag is text, not {type(tag).__name__} ({tag!r:.60}){apart}")
     if not tag:
         raise ConfigurationError("a tag can't be empty: it would stand for nothing")
     return str.__str__(tag)  # a text that is a member of an Enum shows something else

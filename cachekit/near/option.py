@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cachekit.errors import ConfigurationError
 from cachekit.expiry import SpanLike, parse_span
@@ -32,7 +32,10 @@ class Near(Frozen):
     1.0
     """
 
-    ttl: SpanLike = UNSET  # type: ignore[assignment]
+    if TYPE_CHECKING:
+        ttl: SpanLike
+    else:
+        ttl: SpanLike = UNSET  # so that who forgets it is told what it is
     entries: int = 16_384
     bytes: int = 32 << 20
 

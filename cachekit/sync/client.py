@@ -150,7 +150,10 @@ class Verbs(GroupVerbs, Direct):
         commands, names, bad = self._stores(values, ttl)
         for _, wire, error in bad:
             self._unstorable(wire, error)
-        return [*(key for key, _, _ in bad), *(names[wire] for wire in self._send_all(commands, {}))]
+        try:
+            return [*(key for key, _, _ in bad), *(names[wire] for wire in self._send_all(commands, {}))]
+        finally:
+            self._env.touched(*names)
 
     def delete_many(self, keys: Iterable[str]) -> list[str]:
         """Remove ``keys``; returns those that no server acknowledged, so an empty list is success. Asks all servers
@@ -219,6 +222,8 @@ class Verbs(GroupVerbs, Direct):
         finally:
             if reply is None and until == AT_ONCE and how in REPLACING:  # that was to remove what is there
                 self._undelivered(wire)
+            if self._env.near is not None:
+                self._env.touched(wire)
         return reply is not None and reply.code == "HD"
 
     def _command(self, wire: bytes, request: Request, opaque: int, *, retry: bool = False) -> Reply | None:

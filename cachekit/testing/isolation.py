@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from cachekit.cache import _MADE_AT_FIRST_USE, Cache
+from cachekit.cache import Cache
 from cachekit.errors import ConfigurationError
 from cachekit.function import Decorated
 from cachekit.hooks import Hooks
+from cachekit.lifecycle import MADE_AT_FIRST_USE
 from cachekit.policy import Policy
 from cachekit.recipe import Recipe
 from cachekit.sync.reader import Reader
@@ -114,7 +115,7 @@ def _enter(cache: Cache, clock: ManualClock) -> _Layer:
     with cache._lock:
         layer = _Layer(_state_of(cache))
         fresh = {**layer.before.cache, "_tally": Tally(), "_recipes": [], "_clock": clock}
-        for name in _MADE_AT_FIRST_USE:
+        for name in MADE_AT_FIRST_USE:
             fresh.pop(name, None)
         _layers.setdefault(cache, []).append(layer)
         _put_in_place(cache, _State(fresh, layer.before.listeners, []))
@@ -147,7 +148,7 @@ def _leave(cache: Cache, layer: _Layer) -> None:
 def _state_of(cache: Cache) -> _State:
     there = cache.__dict__
     return _State(
-        {name: there[name] for name in (*_OF_THE_CACHE, *_MADE_AT_FIRST_USE) if name in there},
+        {name: there[name] for name in (*_OF_THE_CACHE, *MADE_AT_FIRST_USE) if name in there},
         {name: getattr(cache.hooks, name).listeners for name in Hooks.__slots__},
         [(function, function._recipe, function._read, type(function)) for function in cache._functions],
     )
@@ -161,7 +162,7 @@ def _put_in_place(cache: Cache, state: _State) -> None:
         function.__class__ = kind.__dict__.get("_plain_class", kind)  # what looks into the near tier is one of its own
     for function, recipe, read, kind in state.functions:
         function._recipe, function._read, function.__class__ = recipe, read, kind
-    for name in _MADE_AT_FIRST_USE:
+    for name in MADE_AT_FIRST_USE:
         cache.__dict__.pop(name, None)
     cache.__dict__.update(state.cache)
     for name, listeners in state.listeners.items():

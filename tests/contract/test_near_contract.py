@@ -302,6 +302,66 @@ def test_what_another_verb_has_seen_is_not_gone_back_behind(make: Make, look: st
     assert [seen, item.call(1)] == ["run 2"] * 2
 
 
+def test_a_failure_that_is_an_answer_is_not_gone_back_behind(make: Make) -> None:
+    """Once this process has computed or read one, near calls don't serve the value before it."""
+    cache = make()
+    gone = False
+
+    @cache(ttl="1h", near=LONG, policy=Policy(errors=(LookupError,), error_ttl=60))
+    def item(n: int) -> str:
+        if gone:
+            raise LookupError(n)
+        return "there"
+
+    @cache(ttl="1h")
+    def page(n: int, part: int) -> Any:
+        return item(n)
+
+    def seen(call: Callable[..., Any], *args: int) -> str:
+        try:
+            return str(call(*args))
+        except LookupError:
+            return "gone"
+
+    elsewhere = make(prefix=cache.prefix)
+    if cache.stats().embedded is not None:
+        return  # it belongs to one cache
+    assert [item(1), item(1), item(2), item(2)] == ["there"] * 4
+    gone = True
+    assert elsewhere.delete(item.key(1)) is True
+    assert elsewhere.delete(item.key(2)) is True
+    assert [seen(page, 1, 1), seen(item, 1)] == ["gone", "gone"]
+    twin = elsewhere(ttl="1h", policy=Policy(errors=(LookupError,), error_ttl=60))(item.uncached)
+    assert [twin.key(2) == item.key(2), seen(twin, 2)] == [True, "gone"]
+    assert [seen(page, 2, 2), seen(item, 2)] == ["gone", "gone"]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_is_stored_over_an_entry_is_no_more_kept(cache: Cache, many: bool) -> None:
+    """``set`` removes what was there, with a ttl of 0 altogether: calls of this process see it at once."""
+    item = Counted(cache)
+    assert [item.call(1), item.call(1)] == ["run 1"] * 2
+    for ttl, run in ((0, "run 2"), (60, "run 3")):
+        key = item.call.key(1)
+        assert (cache.set_many({key: "x"}, ttl) == []) if many else cache.set(key, "x", ttl)
+        assert [item.call(1), item.call(1)] == [run] * 2
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_peek_keeps_nothing(make: Make, elsewhere: bool) -> None:
+    """It can't see that an entry was invalidated softly: the next call asks the server, and refreshes it."""
+    cache = make()
+    item = Counted(cache, stale="1h")
+    other = make(prefix=cache.prefix) if elsewhere else cache
+    if elsewhere and cache.stats().embedded is not None:
+        return  # it belongs to one cache
+    assert [item.call(1), item.call(1)] == ["run 1"] * 2
+    twin = other(ttl="1h", stale="1h", tags=["item:{n}"], namespace="shop")(item.call.uncached)
+    assert twin.expire(1) is True
+    assert item.call.peek(1) == "run 1"
+    assert item.call(1) == "run 2"
+
+
 def test_a_loader_asks_for_what_is_not_kept(cache: Cache) -> None:
     """Ids that are near are not asked for, absent ones neither; each is invalidated by itself."""
     loads: list[list[int]] = []

@@ -10,7 +10,7 @@ import pytest
 from cachekit.flows.batch import batch, refresh_all
 from cachekit.flows.look import explain, stored
 from cachekit.flows.many import many
-from cachekit.flows.together import lot_size
+from cachekit.flows.shared import lot_size
 from cachekit.ops import BATCH_KEYS
 from flows.tagged import Tagged, filled
 

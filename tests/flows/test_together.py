@@ -11,7 +11,8 @@ from cachekit.errors import DeadlineExceeded, ServerError
 from cachekit.flights import Flight
 from cachekit.flows.batch import LoaderRecipe, batch
 from cachekit.flows.frames import Filling, Notes
-from cachekit.flows.together import SharedEnv, Together
+from cachekit.flows.shared import SharedEnv
+from cachekit.flows.together import Together
 from cachekit.ops import BATCH_KEYS, Compute, Exchange, Flow, Gather, Join, Sleep, Spawn
 from flows.world import World
 

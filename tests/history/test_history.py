@@ -13,7 +13,7 @@ from history.kinds import OUTER
 from history.soak import soak
 from history.twins import TWINS
 
-SCHEDULES, STORM_SCHEDULES, WATCHED_SCHEDULES, TWIN_SCHEDULES, TWIN_ROUNDS = 350, 120, 80, 40, 8
+SCHEDULES, STORM_SCHEDULES, WATCHED_SCHEDULES, TWIN_SCHEDULES, TWIN_ROUNDS = 350, 60, 80, 40, 8
 SEED = 20261122
 KEPT = Path("build/histories")
 """Where the histories of violations go."""

@@ -18,12 +18,13 @@ from cachekit.flows import tell as tells
 from cachekit.flows.frames import Notes
 from cachekit.flows.lease import Lease
 from cachekit.function import Decorated
+from cachekit.generations import numbers
 from cachekit.meta import Reply
 from cachekit.near.hub import Hub
 from cachekit.near.tier import Tier
 from cachekit.ops import Exchange, Flow, Gather, Replies
 from cachekit.policy import Judgement, Verdict
-from cachekit.recipe import Recipe, numbers
+from cachekit.recipe import Recipe
 
 
 def _replace(owner: Any, name: str, instead: Any) -> None:

@@ -16,11 +16,12 @@ from cachekit.codecs.flags import ENVELOPED
 from cachekit.codecs.note import ENVELOPED_NOTE
 from cachekit.env import Env
 from cachekit.errors import CacheError, DecodeError
+from cachekit.generations import numbers
 from cachekit.glance import glance_at
 from cachekit.hooks import Hit, Hooks
 from cachekit.meta import Parser, Reply
 from cachekit.policy import Judgement, Verdict
-from cachekit.recipe import Recalled, Recipe, numbers
+from cachekit.recipe import Recalled, Recipe
 
 NOW = 1_800_000_000.0
 OPAQUE = 77

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
-from cachekit import Cache, Stats
+from cachekit import Cache, Near, Policy, Stats
 from cachekit.hooks import Fill, Hit
 
 cache = Cache("memory:")
@@ -57,3 +57,11 @@ def listeners_take_their_event() -> None:
     def on_fill(event: Fill) -> None: ...
 
     cache.hooks.on_hit(on_fill)  # type: ignore[arg-type]
+
+
+def near_needs_a_ttl() -> None:
+    assert_type(Near(ttl="1s", entries=10), Near)
+    Policy(near=Near("1s"))
+    Near()  # type: ignore[call-arg]
+    Near(entries=10)  # type: ignore[call-arg]
+    cache(near=[1])  # type: ignore[call-overload]

@@ -101,7 +101,7 @@ def check_blocks() -> None:
         assert_type(block.acknowledged, bool | None)
     cache.invalidates(report, args=(1,))  # type: ignore[arg-type]
     cache.invalidates(report, tag="x")  # type: ignore[call-arg]
-    cache.transaction(report)  # type: ignore[call-arg, arg-type]
+    cache.transaction(report)  # type: ignore[arg-type]
 
 
 def check_sessions() -> None:
