@@ -85,9 +85,9 @@ def tell(job: Job, env: Env, request: Request) -> Flow[bool]:
         env.trouble(job, error)
     finally:
         env.touched(job.key)  # what was read meanwhile may be from before
+        env.flights.forget(job.key)  # also where it was interrupted: it may have gone through
         if not acknowledged:
             env.undelivered(job.server, job.key, soft=soft)
-    env.flights.forget(job.key)
     if env.hooks.on_invalidate.listeners:
         env.hooks.on_invalidate.emit(Invalidate(job.recipe.name, job.key.decode(), acknowledged, soft=soft))
     return acknowledged
@@ -104,7 +104,6 @@ def bump(groups: list[Group], env: Env, tally: Tally, *, soft: bool = False) -> 
     missing: set[bytes] = set()
     for at in range(0, len(groups), BATCH_KEYS):
         missing |= yield from _bump(groups[at : at + BATCH_KEYS], env, tally, soft)
-    env.flights.forget()
     if env.hooks.on_invalidate.listeners:
         for each in groups:
             function, name = (each.name, "") if each.kind == "function" else ("", each.name)
@@ -130,6 +129,7 @@ def _bump(lot: list[Group], env: Env, tally: Tally, soft: bool) -> Flow[set[byte
     finally:
         for each in lot:
             env.touched(each.key)
+        env.flights.forget()
         for server in {server for server, _ in waiting}:
             env.undelivered(server, *[key for at, key in waiting if at == server], soft=soft, kind=2)
     return {key for _, key in waiting}

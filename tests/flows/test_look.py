@@ -196,6 +196,21 @@ def test_runs_without_a_lease_are_joined_no_more(every: bool) -> None:
     assert other is not flight
 
 
+@pytest.mark.parametrize("every", [False, True])
+def test_also_where_the_invalidation_was_interrupted(every: bool) -> None:
+    """It may have gone through: whoever comes later boards a flight of his own."""
+    world = World()
+    job = world.job(1)
+    flight, _ = world.env.flights.board(job.key, None)
+    flow = tell_every_server(world.recipe, world.env) if every else tell(job, world.env, removal)
+    next(flow)
+    with pytest.raises(KeyboardInterrupt):
+        flow.throw(KeyboardInterrupt())
+    other, pilot = world.env.flights.board(job.key, None)
+    assert pilot
+    assert other is not flight
+
+
 def test_many_invalidations_are_announced_one_by_one() -> None:
     """Each key's own outcome reaches the hook."""
     world = filled(1, 2)
