@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -11,14 +11,14 @@ from benchmarks.adapters import load
 from benchmarks.adapters.base import Adapter, AsyncAdapter, Function, library
 from benchmarks.adapters.cachekit import Cachekit
 from benchmarks.entrants import entrants
-from benchmarks.harness import Contestant, Race, on_one_core, race
+from benchmarks.harness import Contestant, Race, race
 from benchmarks.raw import decorated_key
 from benchmarks.report import Section, ratio_section
 from benchmarks.servers import MemcachedProcess, servers
 from benchmarks.speed_asyncio import CROWD
 from benchmarks.speed_asyncio import hits as asyncio_hits
 from benchmarks.speed_decorated import hits
-from benchmarks.speed_direct import FREE_CORES, ONE_CORE
+from benchmarks.speed_direct import FREE_CORES, ONE_CORE, run
 
 FIGURES = ("P14",)
 ENTRIES = 10_000
@@ -42,12 +42,12 @@ def sections(quick: bool) -> Iterator[Section]:
         yield invalidation(ring, quick)
     with servers(1) as one:
         rounds = 7 if quick else 25
-        result = run(one, [*variants(Cachekit), *by_hand()], hits, rounds, samples=4)
+        result = run(one, [*variants(Cachekit), *by_hand()], hits, rounds=rounds, samples=4, one_core=True)
         goal = "two tags and the function's over one without ≤ 1.2"
         notes = ("by hand: the versions of both tags are read first, and stand in the key", *against(result), ONE_CORE)
         yield ratio_section("P14", "decorated hit under tags", result, BASELINES, goal=goal, notes=notes)
         for adapter in crowds():
-            result = run(one, variants(adapter), asyncio_hits, rounds, samples=3)
+            result = run(one, variants(adapter), asyncio_hits, rounds=rounds, samples=3, one_core=True)
             title = f"asyncio, decorated hits under tags, {adapter.name}"
             yield ratio_section("P14", title, result, BASELINES, notes=(CROWD, ONE_CORE))
 
@@ -141,24 +141,6 @@ def crowds() -> list[type[AsyncAdapter]]:
     except ImportError:
         return []
     return [kinds.CachekitAio, kinds.CachekitUvloop]
-
-
-def run(
-    running: Sequence[MemcachedProcess],
-    kinds: Sequence[type[Adapter]],
-    build: Callable[[Any], Contestant],
-    rounds: int,
-    samples: int,
-) -> Race:
-    with on_one_core([server.pid for server in running]), entrants(running, kinds) as entered:
-        built: list[Contestant] = []
-        for adapter in entered.adapters:
-            try:
-                built.append(build(adapter))
-            except Exception as error:
-                entered.failed[adapter.name] = f"{type(error).__name__}: {error}"[:120]
-        result = race(built, rounds=rounds, samples=samples)
-    return Race(result.times, {**entered.failed, **result.failed})
 
 
 PLAIN, VERSIONED = "pylibmc by hand", "pylibmc by hand, two tags"

@@ -131,17 +131,21 @@ class Recipe:
         if plain and isinstance(ttl, float) and 0 < ttl <= 86_400:
             self.steady = self._times(ttl, 0.0, lease_s)
         self.stub_s = max(math.ceil(lease_s) * STUBS_PER_LEASE, STUB_S)
-        stub = b" N%d" % self.stub_s
-        self.read_template = self._template(stub, b"")
+        self.templates = self._templates()
+        self.read_template = self.templates["read", False]
+        self.tagged: dict[tuple[str, bool, int], bytes] = {}
+        """The same for entries that bear so many tags, made at first need."""
+
+    def _templates(self) -> dict[tuple[str, bool], bytes]:
+        """What each kind of read is filled into, for servers that take CAS numbers and for others."""
         # R fires when less than that is left, and on nothing that was claimed (protocol.txt, "Meta Get").
+        stub = b" N%d" % self.stub_s
         asking = {"read": stub, "claim": stub + b" R2147483647", "look": b""}
-        self.templates = {
+        return {
             (what, explicit): self._template(flags, b" E%d" if explicit else b"")
             for what, flags in asking.items()
             for explicit in (False, True)
         }
-        self.tagged: dict[tuple[str, bool, int], bytes] = {}
-        """The same for entries that bear so many tags, made at first need."""
 
     def _template(self, asking: bytes, explicit: bytes) -> bytes:
         """What a read is filled into: key, perhaps a CAS number, token; and again for each generation."""

@@ -8,46 +8,24 @@ import logging
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support.ears import Ear, listening, watch_of
-from support.memcached import Memcached, start_memcached
+from support.memcached import Memcached
 from support.targets import own_prefix, url_of
 from support.threads import eventually
+from support.watching import mortal_fixture, needs_fork, short_pauses_fixture, threads
 
 from cachekit import Cache, Near
-from cachekit.watch import follower
+
+__all__ = ["mortal_fixture", "short_pauses_fixture"]
 
 LONG = Near(ttl="1h")
 """An entry that is gone sooner was heard of."""
 
 runs = itertools.count(1)
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-
-
-@pytest.fixture(name="mortal")
-def mortal_fixture() -> Iterator[Memcached]:
-    """A server of the test's own."""
-    with start_memcached() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test waits for minutes, nor for a second, and none leaves a thread behind."""
-    monkeypatch.setattr(follower, "PAUSES_S", {"lost": (0.05, 0.2), "full": (0.05, 0.2), "unknown": (0.05, 0.2)})
-    monkeypatch.setattr(follower, "POLL_S", 0.1)
-    yield
-    assert eventually(lambda: not threads())
-
-
-def threads() -> list[str]:
-    """The followers of this process."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("cachekit-watch")]
 
 
 def watched(*servers: Memcached, prefix: str, options: str = "&watch=yes") -> Cache:

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,39 +15,17 @@ from support.ears import Ear, listening, watch_of
 from support.memcached import Memcached, make_certificate, start_memcached
 from support.targets import own_prefix, unix_server_fixture
 from support.threads import eventually
+from support.watching import mortal_fixture, needs_fork, short_pauses_fixture, threads
 
 from cachekit.tombstones import notice, tombstone
 from cachekit.watch import Watch, follower
 
-__all__ = ["unix_server_fixture"]
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-
-
-@pytest.fixture(name="mortal")
-def mortal_fixture() -> Iterator[Memcached]:
-    """A server of the test's own."""
-    with start_memcached() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test waits for minutes, nor for a second, and none leaves a thread behind."""
-    monkeypatch.setattr(follower, "PAUSES_S", {"lost": (0.05, 0.2), "full": (0.05, 0.2), "unknown": (0.05, 0.2)})
-    monkeypatch.setattr(follower, "POLL_S", 0.1)
-    yield
-    assert eventually(lambda: not threads())
+__all__ = ["mortal_fixture", "short_pauses_fixture", "unix_server_fixture"]
 
 
 def watchers(server: Memcached) -> int:
     """How many the server has."""
     return int(server.stats()["log_watchers"])
-
-
-def threads() -> list[str]:
-    """The followers of this process."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("cachekit-watch")]
 
 
 # -- what is heard ----------------------------------------------------------------------------------------------------

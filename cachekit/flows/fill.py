@@ -41,6 +41,18 @@ _SETTLED = frozenset({"", "superseded"})
 _NO_MARKS: tuple[tuple[Mark, ...], str] = ((), "")
 
 
+class _Run(NamedTuple):
+    """A run under way: its lease, the value that its result is to replace, its flight (None where another pilots it),
+    what it says of its result, and when it ``began`` (monotonic seconds).
+    """
+
+    lease: Lease
+    standing: Standing | None
+    flight: Flight | None
+    notes: Notes
+    began: float
+
+
 class _Kept(NamedTuple):
     """What became of a result: as it was packed, None where it can't be; why it was not stored, "" where it was; and
     what it stands under, None where that is not known.
@@ -70,44 +82,36 @@ def fill(
     if standing is not None:
         notes.look = partial(opened, job, standing)
     began = env.monotonic()
+    run = _Run(lease, standing, flight if pilot else None, notes, began)
     try:
         value = yield Compute(job.compute, Filling(flights, job.key, began + job.recipe.lease_s, notes, flight))
     except BaseException as error:
         if env.flights is not flights:
             raise  # as below
-        boarded = flight if pilot else None
         del flight  # it will refer to the error, whose traceback refers to this frame
-        saved = yield from _ended_by(error, job, env, lease, standing, boarded, notes, began)
+        saved = yield from _ended_by(error, job, env, run)
         if saved is None:
             raise
         if rescued is not None:
             rescued.append(True)
         return saved[0]
     if env.flights is flights:
-        yield from _returned(value, job, env, lease, standing, flight if pilot else None, notes, began)
+        yield from _returned(value, job, env, run)
     else:  # a child that was forked in the middle of the run leaves the lease to its parent
         env.filled(job, env.monotonic() - began, "lost")
     return value if notes.kept is None else notes.kept[0]
 
 
-def _returned(
-    value: Any,
-    job: Job,
-    env: Env,
-    lease: Lease,
-    standing: Standing | None,
-    flight: Flight | None,
-    notes: Notes,
-    began: float,
-) -> Flow[None]:
-    """The function returned ``value``: store it, land the run's ``flight`` (None where another pilots it), and tell the
-    run around this one what it stands under.
+def _returned(value: Any, job: Job, env: Env, run: _Run) -> Flow[None]:
+    """The function returned ``value``: store it, land the run's flight, and tell the run around this one what it stands
+    under.
     """
-    seconds, kept = env.monotonic() - began, _Kept(None, "", None)
+    lease, notes, flight = run.lease, run.notes, run.flight
+    seconds, kept = env.monotonic() - run.began, _Kept(None, "", None)
     try:
-        kept = yield from _keep(job, env, lease, value, notes, standing, began, seconds)
+        kept = yield from _keep(value, job, env, run, seconds)
     except BaseException as error:
-        yield from _interrupted(error, job, env, lease, standing)
+        yield from _interrupted(error, job, env, run)
         raise
     finally:
         if flight is not None:
@@ -121,21 +125,13 @@ def _returned(
     env.filled(job, seconds, kept.reason)
 
 
-def _keep(
-    job: Job,
-    env: Env,
-    lease: Lease,
-    value: Any,
-    notes: Notes,
-    standing: Standing | None,
-    began: float,
-    seconds: float,
-) -> Flow[_Kept]:
-    """Store the result under the lease, with what it stands under."""
-    packed, lifetime_s, reason = _packed(job, env, value, notes, standing)
+def _keep(value: Any, job: Job, env: Env, run: _Run, seconds: float) -> Flow[_Kept]:
+    """Store the result of a run that took ``seconds`` under its lease, with what it stands under."""
+    lease, notes = run.lease, run.notes
+    packed, lifetime_s, reason = _packed(value, job, env, notes, run.standing)
     marks, unmarked = _NO_MARKS
     if job.recipe.enveloped and (notes.said or notes.kept is not None):
-        marks, unmarked = yield from _marks(job, env, lease, notes, standing, began)
+        marks, unmarked = yield from _marks(job, env, run)
         reason = reason or unmarked
     if packed is not None and not reason:
         reason = yield from store(job, env, lease, packed, lifetime_s, seconds, marks)
@@ -147,16 +143,15 @@ def _keep(
     return _Kept(packed, reason, None if unmarked else marks)
 
 
-def _marks(
-    job: Job, env: Env, lease: Lease, notes: Notes, standing: Standing | None, began: float
-) -> Flow[tuple[tuple[Mark, ...], str]]:
+def _marks(job: Job, env: Env, run: _Run) -> Flow[tuple[tuple[Mark, ...], str]]:
     """What the result stands under beside the lease's generations, and why that forbids to store it, "" if it does not.
     A value that is kept stands under what it stood under before, too.
     """
-    marks, reason = yield from gathered(job, env, notes, lease, began)
-    header = standing.judgement.header if standing is not None and notes.kept is not None else None
+    standing = run.standing
+    marks, reason = yield from gathered(job, env, run.notes, run.lease, run.began)
+    header = standing.judgement.header if standing is not None and run.notes.kept is not None else None
     if header is not None and header.marks:
-        told, known = {(mark.server, mark.key) for mark in marks}, lease.known.numbers
+        told, known = {(mark.server, mark.key) for mark in marks}, run.lease.known.numbers
         for mark in header.marks:
             at = mark.server, mark.key
             if at not in told:
@@ -174,15 +169,16 @@ def keep_near(job: Job, env: Env, value: Any, *how: Any) -> None:
     keep_filled(job, env, value, *how)
 
 
-def _interrupted(error: BaseException, job: Job, env: Env, lease: Lease, standing: Standing | None) -> Flow[None]:
+def _interrupted(error: BaseException, job: Job, env: Env, run: _Run) -> Flow[None]:
     """``error`` came while the result was stored. The store may not have gone out yet, in a batch of many; where it
     has, what gives the lease back finds another CAS number.
     """
+    lease, standing = run.lease, run.standing
     if lease.ours and not isinstance(error, GeneratorExit):
         yield from give_back(job, env, lease.cas) if standing is None else put_back(job, env, lease, standing)
 
 
-def _packed(job: Job, env: Env, value: Any, notes: Notes, standing: Standing | None) -> Packed:
+def _packed(value: Any, job: Job, env: Env, notes: Notes, standing: Standing | None) -> Packed:
     """The result as it is to be stored, by what the function returned and by what it said."""
     if notes.kept is None:
         result = job.recipe.pack(value, env.now, env.random, notes.ttl)
@@ -220,20 +216,9 @@ def pass_on(job: Job, env: Env, lease: Lease, seconds: float, marks: tuple[Mark,
         yield from give_back(job, env, lease.cas)
 
 
-def _ended_by(
-    error: BaseException,
-    job: Job,
-    env: Env,
-    lease: Lease,
-    standing: Standing | None,
-    flight: Flight | None,
-    notes: Notes,
-    began: float,
-) -> Flow[tuple[Any] | None]:
-    """The run raised ``error``. A value to return in its place, in a 1-tuple, or None: raise it.
-
-    ``flight``: the run's own, None where another pilots it.
-    """
+def _ended_by(error: BaseException, job: Job, env: Env, run: _Run) -> Flow[tuple[Any] | None]:
+    """The run raised ``error``. A value to return in its place, in a 1-tuple, or None: raise it."""
+    lease, standing, flight, notes, began = run
     flights, recipe, seconds = env.flights, job.recipe, env.monotonic() - began
     hand_up(env, notes)
     hand_on(job, env, lease.generations, lease.since)
@@ -241,12 +226,14 @@ def _ended_by(
         flight.again = notes.said
     if isinstance(error, Exception):
         if isinstance(error, recipe.terms.errors):
-            yield from _answered(error, job, env, lease, flight, notes, began)
+            yield from _answered(error, job, env, run)
             return None
         if standing is not None and standing.rescues(env.monotonic()):
             old = opened(job, standing)
             if old is not None:
-                return (yield from _rescued(old, job, env, lease, standing, flight, seconds))
+                yield from _rescued(job, env, run, standing)
+                env.filled(job, seconds, "raised")
+                return old
     if flight is not None:
         # Only an Exception is the function's answer; an interrupt is this caller's own, and the others compete again.
         flights.crash(job.key, lease.cas, error if isinstance(error, Exception) else None, flight)
@@ -259,10 +246,9 @@ def _ended_by(
     return None
 
 
-def _answered(
-    error: Exception, job: Job, env: Env, lease: Lease, flight: Flight | None, notes: Notes, began: float
-) -> Flow[None]:
+def _answered(error: Exception, job: Job, env: Env, run: _Run) -> Flow[None]:
     """The function raised one of those failures that are answers: it is cached, and raised."""
+    lease, _, flight, notes, began = run
     seconds, answer = env.monotonic() - began, None if notes.said else error
     try:
         packed, lifetime_s, reason = job.recipe.pack_failure(error)
@@ -270,8 +256,7 @@ def _answered(
         reason = reason or unmarked
         if packed is not None and not reason:
             reason = yield from store(job, env, lease, packed, lifetime_s, seconds, marks)
-        if env.near is not None:
-            env.touched(job.key)
+        env.outdated(job.key)
         if reason not in _SETTLED:
             yield from _not_stored(job, env, lease, reason, seconds, marks)
         if flight is not None and not unmarked:
@@ -282,16 +267,9 @@ def _answered(
     env.filled(job, seconds, f"raised: {reason}" if reason else "")
 
 
-def _rescued(
-    old: tuple[Any],
-    job: Job,
-    env: Env,
-    lease: Lease,
-    standing: Standing,
-    flight: Flight | None,
-    seconds: float,
-) -> Flow[tuple[Any]]:
+def _rescued(job: Job, env: Env, run: _Run, standing: Standing) -> Flow[None]:
     """The function failed, and the old value may serve: it does, and nobody tries again for a while (RFC 5861 §4)."""
+    lease, flight = run.lease, run.flight
     try:
         yield from put_back(job, env, lease, standing, job.recipe.terms.throttle_s)
     finally:
@@ -302,8 +280,6 @@ def _rescued(
                 header = standing.judgement.header
                 flight.stands = header.generations, standing.since, header.marks
             env.flights.land(job.key, lease.cas, packed, flight)
-    env.filled(job, seconds, "raised")
-    return old
 
 
 def pass_by(job: Job, env: Env, lease: Lease, age_ms: float, lifetime_ms: float) -> Flow[Any]:
@@ -319,7 +295,7 @@ def pass_by(job: Job, env: Env, lease: Lease, age_ms: float, lifetime_ms: float)
         hand_on(job, env, lease.generations, lease.since)
         raise
     seconds = env.monotonic() - began
-    result = _packed(job, env, value, notes, None)
+    result = _packed(value, job, env, notes, None)
     marks, unmarked = yield from gathered(job, env, notes, lease, began)
     reason = result.reason or unmarked
     if not reason and result.packed is not None:
@@ -345,8 +321,8 @@ def _claimed(job: Job, env: Env) -> Flow[Replies]:
 
 def refresh(job: Job, env: Env) -> Flow[Any]:
     """Run now, whatever is stored, and store the result under the CAS number that stood there before the run."""
+    env.touched(job.key)
     if env.near is not None:
-        env.touched(job.key)
         job = job._replace(ticket=job.ticket and env.near.ticket())
     try:
         replies: Replies = yield from _claimed(job, env)
@@ -370,7 +346,10 @@ def refresh(job: Job, env: Env) -> Flow[Any]:
             if reply.won:
                 env.read_lost(job.key)  # who calls next need not wait for the one who was interrupted
             raise
-    return (yield from fill(job, env, lease, standing))
+    try:
+        return (yield from fill(job, env, lease, standing))
+    finally:
+        env.replaced(job.key)
 
 
 def under_marks_now(
