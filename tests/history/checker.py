@@ -14,7 +14,8 @@ I3s   A read that begins after an acknowledged soft invalidation is given what i
 I4    Nobody goes backwards: what one process has been given of another's run stood in the cache, and whoever begins to
       read after that is given nothing older. Near tier: nothing that is older by more than ``near_s``.
 I5    Runs are bounded: one for the entry, one for each invalidation that reached it, for each ``refresh`` of it, for
-      each run that raised and for each caller that was interrupted. Under faults: not more runs than calls.
+      each run that raised and for each caller that was interrupted. Under faults: not more runs than calls, those
+      inside of a caller that was interrupted among them.
 ====  ==================================================================================================================
 
 "Older" is said cell by cell. An invalidation raised its cells to some versions before it was sent; a value is older
@@ -177,7 +178,7 @@ class _Schedule:
             calls = [read for read in self.reads if read.entry == entry]
             if self.faults:
                 lost = sum(run.of not in {call.of for call in calls} for run in runs)  # of a process that was killed
-                bound = len(calls) + lost + 1
+                bound = len(calls) + lost + self._cut_short(entry) + 1
             elif self.terms(entry).bounded:
                 cells = {cell for run in runs for cell in run.cells}
                 bound = 1 + sum(_reaches(told, entry, cells) for told in self.told)
@@ -188,6 +189,12 @@ class _Schedule:
             if len(runs) > bound:
                 found += self._violation("I5", f"{len(runs)} runs for {entry}, where {bound} are allowed", *runs)
         return found
+
+    def _cut_short(self, entry: str) -> int:
+        """How many calls of other entries were cancelled or interrupted: each may have been inside of a call of this
+        one, which nobody wrote down then.
+        """
+        return sum(read.entry != entry and read.outcome in ("cancelled", "interrupted") for read in self.reads)
 
 
 def _refreshes(run: Run, told: Told, read: Read, given: Run | None) -> bool:

@@ -182,6 +182,14 @@ def test_i5_under_faults_a_call_runs_once() -> None:
     assert rules([OLD, run(2, 3.0, 4.0), run(3, 4.0, 4.5), *calls], faults=True) == ["I5"]
 
 
+def test_i5_under_faults_a_call_inside_of_a_cancelled_one_counts() -> None:
+    """An inner call's run is written down, and the call is not where its caller was cancelled."""
+    calls = [read(0, 1, 2, OLD), Read(0, 0, "task 2", "call", "outer:0:0", 4.0, 4.5, "cancelled")]
+    runs = [OLD, run(2, 3.0, 4.0), run(3, 4.0, 4.5)]
+    assert rules([*runs, *calls], faults=True) == []
+    assert rules([*runs, run(4, 5.0, 5.5), *calls], faults=True) == ["I5"]
+
+
 def test_schedules_do_not_mix() -> None:
     """What one schedule invalidates says nothing of another's entries."""
     other = told(3, 4, 1)._replace(schedule=1)
