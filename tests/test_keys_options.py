@@ -75,9 +75,18 @@ def test_key_callable_gets_the_arguments_it_asks_for() -> None:
     expected = make(key=lambda user_id: (user_id, "abc"))(1)
     assert make(key=lambda name, user_id: (user_id, name))(1) == expected
     assert make(key=lambda user_id, **rest: (user_id, rest["name"]))(1) == expected
-    assert make(key=lambda first, second, **_: (first, second))(1) == expected
     assert make(key=lambda *args, **_: args)(1) == expected
     assert make(everything, key=lambda a, b, *rest, c, **more: [a, b, rest, c, more])(1, 2, 3, x=4)
+
+
+def test_a_callable_that_takes_the_rest_by_name_is_given_what_it_names() -> None:
+    """By position it would be given another argument than it asks for, and nobody would see it."""
+    with pytest.raises(
+        ConfigurationError, match="asks for 'first', which is no argument here .there are: user_id, name"
+    ):
+        make(key=lambda first, second, **_: (first, second))
+    with pytest.raises(ConfigurationError, match="unexpected|missing|positional.* and 'uid' is none of these names"):
+        make(key=lambda uid, a, b, c: (uid, a))
 
 
 def test_namespace_callable_is_part_of_the_key() -> None:
@@ -238,3 +247,20 @@ def test_values_too_large_for_the_format_are_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("cachekit.keys.plain.dumps", refuse)
     with pytest.raises(UnkeyableError, match="'name'.*2 GiB"):
         make()(1, "a" * 1000)
+
+
+def test_a_template_that_does_not_fit_an_argument_is_named() -> None:
+    """With the function, the field and the argument; Python's own error is the cause."""
+
+    def report(user: object, *, rows: object = ()) -> None: ...
+
+    with pytest.raises(ConfigurationError) as raised:
+        compile_keys(report, key="{rows}:{user.id}").make(7)
+    assert str(raised.value) == (
+        f"{report.__qualname__}(): {{user.id}} in key='{{rows}}:{{user.id}}' can't be taken of the argument 'user', "
+        "here of type int: AttributeError: 'int' object has no attribute 'id'"
+    )
+    assert isinstance(raised.value.__cause__, AttributeError)
+    for rows, fault in (((), "IndexError"), ({}, "KeyError"), (7, "TypeError")):
+        with pytest.raises(ConfigurationError, match=f"'rows', here of type {type(rows).__name__}: {fault}"):
+            compile_keys(report, key="{rows[0]}").make(7, rows=rows)

@@ -172,7 +172,7 @@ def callback_arguments(what: str, callback: Callable[..., object], signature: in
 
     A callable whose parameters all are parameters of the function gets just those, by name, and ``**rest`` the others
     (``lambda user_id, **_: …``); any other gets the arguments as the function does. Defaults are applied before.
-    Raises ``ConfigurationError`` where neither fits.
+    Raises ``ConfigurationError`` where neither fits, and where one with ``**rest`` asks for a name that there is not.
     """
     if inspect.iscoroutinefunction(callback):
         raise ConfigurationError(f"{what}= can't be a coroutine function: keys are made without waiting")
@@ -189,11 +189,15 @@ def callback_arguments(what: str, callback: Callable[..., object], signature: in
             f"**{p.name}" for p in signature.parameters.values() if rest and p.kind is inspect.Parameter.VAR_KEYWORD
         ]
         return ", ".join([f"{name}={name}" for name in (names if rest else own)] + variadic)
-    _check_call(what, callback, signature)
+    unknown = next((name for name in own if name not in names), "")
+    if unknown and inspect.Parameter.VAR_KEYWORD in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        known = ", ".join(names) or "none"
+        raise ConfigurationError(f"{what}= asks for {unknown!r}, which is no argument here (there are: {known})")
+    _check_call(what, callback, signature, unknown)
     return _as_called(signature)
 
 
-def _check_call(what: str, callback: Callable[..., object], signature: inspect.Signature) -> None:
+def _check_call(what: str, callback: Callable[..., object], signature: inspect.Signature, unknown: str) -> None:
     positional = [p for p in signature.parameters.values() if p.kind < inspect.Parameter.VAR_POSITIONAL]
     by_name: dict[str, Any] = {
         p.name: None for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY
@@ -201,7 +205,8 @@ def _check_call(what: str, callback: Callable[..., object], signature: inspect.S
     try:
         inspect.signature(callback).bind(*(None for _ in positional), **by_name)
     except TypeError as error:
-        raise ConfigurationError(f"{what}= can't be called with {signature}: {error}") from None
+        hint = f", and {unknown!r} is none of these names" if unknown else ""
+        raise ConfigurationError(f"{what}= can't be called with {signature}: {error}{hint}") from None
 
 
 def _as_called(signature: inspect.Signature) -> str:
