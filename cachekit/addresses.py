@@ -91,6 +91,8 @@ _TLS_OPTIONS: Final[Mapping[str, tuple[str, Callable[[str, str], object]]]] = {
     "verify": ("verify", _flag),
     "server_name": ("server_name", _text),
 }
+QUERY: Final = (*_RING_OPTIONS, *_TLS_OPTIONS)
+"""The names of all options that a URL may have."""
 
 
 def _unquote(text: str) -> str:
@@ -108,9 +110,8 @@ def _parse_query(query: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for pair in query.split("&"):
         name, equals, value = pair.partition("=")
-        known = [*_RING_OPTIONS, *_TLS_OPTIONS]
-        if name not in known:
-            bad("unknown option", name, _meant(name.lower(), known))
+        if name not in QUERY:
+            bad("unknown option", name, _meant(name.lower(), QUERY))
         if not equals or not value:
             bad("an option without a value", pair, f"write {name}=…")
         _merge(options, {name: _unquote(value)})

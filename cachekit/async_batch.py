@@ -11,6 +11,7 @@ from cachekit.aio.drive import run, run_here
 from cachekit.async_function import pose
 from cachekit.batch import Asked, Binds, Loader, OneId, Story
 from cachekit.flows.batch import batch, refresh_all, tell_all
+from cachekit.flows.frames import passed_by
 from cachekit.flows.look import Explanation, explain, stored
 from cachekit.flows.tell import Request, removal, tell_every_server
 
@@ -117,6 +118,7 @@ class AsyncBatchFunction(Loader[K, V, P]):
         if not asked.keys:
             return []
         if cache.off and cache.is_disabled():
+            passed_by(self._one._keys.name)
             return await _compute(asked, builtins.list(range(len(asked.ids))))
         fleet = cache._loops.here()  # one for all of it: cachekit.testing may put another in its place
         compute: Any = functools.partial(_compute, asked)  # the driver of asyncio awaits what it gives

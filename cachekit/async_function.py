@@ -75,7 +75,7 @@ class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
 
         def __call__(self, /, *args, **kwargs):
             if self._cache.off and self._cache.is_disabled():
-                return self._function(*args, **kwargs)
+                return self._bare()(*args, **kwargs)
             return self._read(self._make(*args, **kwargs), self._function, args, kwargs)
 
     # -- one entry ---------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ class AsyncCachedFunction(Decorated[P, Coroutine[Any, Any, R]], Generic[P, R]):
     async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function now, store what it returns, and return it. An invalidation during the run still wins."""
         if self._cache.is_disabled():
-            return await self._function(*args, **kwargs)
+            return await self._bare()(*args, **kwargs)
         job = self._job(self._make(*args, **kwargs), args, kwargs)
         return await self._drive(refresh(job, self._cache._env))
 

@@ -16,6 +16,7 @@ from cachekit.env import Env, Job
 from cachekit.errors import ConfigurationError
 from cachekit.expiry import Ttl, TtlLike, parse_ttl
 from cachekit.flows.batch import NOTHING, LoaderRecipe, batch, refresh_all, tell_all
+from cachekit.flows.frames import passed_by
 from cachekit.flows.look import Explanation, Stored, explain, stored
 from cachekit.flows.refresh import copied
 from cachekit.flows.tell import Request, removal, tell_every_server
@@ -285,6 +286,7 @@ class BatchFunction(Loader[K, V, P]):
         if not asked.keys:
             return []
         if cache.off and cache.is_disabled():
+            passed_by(self._one._keys.name)
             return asked.compute(builtins.list(range(len(asked.ids))))
         fleet = cache._fleet  # one for all of it: cachekit.testing may put another in its place
         return run(story(self._entries(asked, fleet.ring.index), cache._env, asked.compute), fleet)

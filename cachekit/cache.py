@@ -12,18 +12,18 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, Never, ParamSpec, TypeVar, overload
 
 from cachekit import off
 from cachekit.addresses import parse_target
 from cachekit.codecs import Packer, Registry, resolve, returns_of
-from cachekit.decorator import OPTIONS, Decorator, checked, meant
+from cachekit.decorator import OPTIONS, Decorator, checked, meant, meant_for_cache
 from cachekit.errors import ConfigurationError
 from cachekit.expiry import SpanLike, TtlLike, parse_span, parse_ttl
 from cachekit.function import CachedFunction, CachedStaticMethod, Decorated
 from cachekit.hooks import Hooks
 from cachekit.keys import check_prefix, wire_key
-from cachekit.lifecycle import Lifecycle, caches
+from cachekit.lifecycle import Lifecycle, caches, load_near
 from cachekit.policy import DEFAULTS, Policy, terms_of
 from cachekit.recipe import Recipe
 from cachekit.servers import Server, Target
@@ -95,13 +95,17 @@ class Cache(Verbs, Writers, Lifecycle):
         policy: Policy | None = None,
         on_error: Literal["degrade", "raise"] = "degrade",
         spool: str | os.PathLike[str] | None = None,
+        **unknown: Never,
     ) -> None:
+        for option in unknown:
+            raise ConfigurationError(f"Cache takes no {option}=; {meant_for_cache(option)}")
         if on_error not in ("degrade", "raise"):
             raise ConfigurationError(f"on_error={on_error!r}: 'degrade' or 'raise'")
         check_prefix(prefix)
         self.prefix = prefix
         self.hooks = Hooks()
-        self.off = 0
+        self.off = self._off_anyway = 0
+        self._blocks = set()
         self._prefix = prefix.encode()
         self._raises = on_error == "raise"
         self._target: Target | None = parse_target(url) if url is not None else None
@@ -115,7 +119,7 @@ class Cache(Verbs, Writers, Lifecycle):
         self._lock = threading.RLock()
         caches.add(self)
         if os.environ.get("CACHEKIT_DISABLE", "") not in ("", "0"):
-            self.off = 1
+            self.off = self._off_anyway = 1
 
     @functools.cached_property
     def aio(self) -> AsyncVerbs:
@@ -307,6 +311,7 @@ class Cache(Verbs, Writers, Lifecycle):
 
     def _adopt(self, function: Decorated[..., Any]) -> None:
         """Know ``function`` as one of this cache's, for as long as somebody has it."""
+        load_near(function._policy.near)
         with self._lock:
             self._functions.add(function)
 
@@ -341,15 +346,18 @@ class Cache(Verbs, Writers, Lifecycle):
     def disabled(self) -> Iterator[None]:
         """Inside, cached functions just run, and store nothing: in this thread or task only. Direct verbs are not
         touched.
+
+        A cached function that goes into such a block and calls cached ones there can't be told what they stand under:
+        its own result is returned and not stored, unless it has ``Policy(inherit=False)``.
         """
-        with self._lock:
-            self.off += 1
+        block = off.Block(self)
+        self._count(block)
         try:
-            with off.block(self):
-                yield
+            off.enter(block)
+            yield
         finally:
-            with self._lock:
-                self.off -= 1
+            off.leave(block)
+            self._count(block)
 
     def is_disabled(self) -> bool:
         """Whether cached functions just run here: inside ``disabled()``, under ``CACHEKIT_DISABLE=1``, or in a
@@ -392,6 +400,8 @@ def _path(spool: str | os.PathLike[str] | None) -> str | None:
     path = os.fspath(spool) if isinstance(spool, str | os.PathLike) else spool
     if path is not None and not (isinstance(path, str) and path):
         raise ConfigurationError(f"spool={spool!r:.60}: the path of a file")
+    if path == ":memory:":
+        raise ConfigurationError("spool=':memory:': name a file, or leave it out; without one they are kept in memory")
     if path and os.path.isdir(path):
         raise ConfigurationError(f"spool={path!r:.200} is a directory; name a file in it")
     return path and os.path.abspath(path)

@@ -69,7 +69,8 @@ class Current:
         Name a tag before reading what it stands for. A result whose tag was made or invalidated while it was computed
         is returned, but not stored; the next run with the same tags is. Reading such an entry takes one more round
         trip than one whose tags the decorator tells. Raises ``ConfigurationError`` (a ``ValueError``) for what is no
-        tag, and for more than 128.
+        tag, and for more than 128; gives a ``UserWarning`` for a template such as ``"user:{user_id}"``, which only
+        decorators fill in.
 
         >>> from cachekit import Cache, current
         >>> cache = Cache("memory:")
@@ -81,8 +82,9 @@ class Current:
         >>> page("intro"), page("intro"), cache.invalidate_tags("author:ada"), page("intro"), page.info().fills
         ('intro by ada', 'intro by ada', True, 'intro by ada', 3)
         """
-        from cachekit.keys.tags import checked_tags  # noqa: PLC0415 - it brings hashes along
+        from cachekit.keys.tags import checked_tags, warn_of_templates  # noqa: PLC0415 - it brings hashes along
 
+        warn_of_templates(tags)
         named = checked_tags((*self._notes.tags, *tags))
         self._notes.name(named)
 

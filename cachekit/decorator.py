@@ -146,6 +146,24 @@ def meant(option: str, known: tuple[str, ...] = OPTIONS) -> str:
     return f"did you mean {near[0]}=?" if near else f"it takes {', '.join(known)}"
 
 
+def meant_for_cache(option: str) -> str:
+    """Where an option belongs that ``Cache`` itself does not take."""
+    from difflib import get_close_matches  # noqa: PLC0415 - as above
+
+    from cachekit.addresses import QUERY  # noqa: PLC0415
+
+    if option in OPTIONS:
+        of_all = f", or for all functions: policy=Policy({option}=…)" if option in Policy._fields else ""
+        return f"that is a function's: @cache({option}=…){of_all}"
+    if option in Policy._fields:
+        return f"that is a policy's: policy=Policy({option}=…)"
+    if option in QUERY:
+        return f"that stands in the URL: 'memcached://host?{option}=…'"
+    known = ("url", "prefix", "policy", "on_error", "spool")
+    near = get_close_matches(option, known, n=1)
+    return f"did you mean {near[0]}=?" if near else f"it takes {', '.join(known)}"
+
+
 def checked(policy: Policy | None) -> Policy:
     """A policy, an empty one for None. Raises ``ConfigurationError`` for anything else."""
     if policy is None:

@@ -11,6 +11,7 @@ import logging
 import math
 import random
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,8 +38,15 @@ _WARNED_REASONS = (
     "cache_if raised",
     "too many groups",
     "other cache",
+    "around",
     "plain value",
 )
+_hubs: "set[weakref.ref[Hub]]" = set()
+"""What keeps the near tiers of this process, of all its caches but those with a memory of their own. There is no lock,
+which a signal handler, the garbage collector or a forked child would find held: each is put in and taken out in one
+step.
+"""
+
 _CLAIM_LOST_S = 30.0
 """Seconds for which a claim that this process sees may be the one in a reply that was lost before."""
 
@@ -175,8 +183,22 @@ class Env:
 
     def touched(self, *keys: bytes) -> None:
         """An invalidation of ``keys``, entries' or group records', is under way or was acknowledged: nothing that this
-        process keeps of them holds any more.
+        process keeps of them holds any more, also in the near tiers of other caches: those may have the same servers.
         """
+        if self.near is not None or _hubs:
+            self.outdated(*keys)
+            self.replaced(*keys)
+
+    def replaced(self, *keys: bytes) -> None:
+        """Something else stands under ``keys`` now, which this cache knows, but the others of this process don't."""
+        if not self.private:
+            for hub in _all_hubs():
+                if hub is not self.near:
+                    for key in keys:
+                        hub.touch(key)
+
+    def outdated(self, *keys: bytes) -> None:
+        """What was read of ``keys`` now may be newer than what this cache keeps near."""
         if self.near is not None:
             for key in keys:
                 self.near.touch(key)
@@ -195,6 +217,8 @@ class Env:
 
         if self.near is None:
             self.near = Hub(self.opaques, self.monotonic)
+            if not self.private:
+                _hubs.add(weakref.ref(self.near, _hubs.discard))
         chosen = near_of(near)
         return None if chosen is None else self.near.tier(chosen)
 
@@ -206,12 +230,13 @@ class Env:
 
         return tombstone(key, opaque)
 
-    def undelivered(self, server: int, *keys: bytes, soft: bool, kind: int = 0) -> None:
+    def undelivered(self, server: int, *keys: bytes, soft: bool, kind: int = 0, group: bytes = b"") -> None:
         """That server has not acknowledged the invalidation of ``keys``: it is told again before it is asked anything
         else (``roster.py``). ``soft``: their entries may be served while somebody refreshes them. ``kind``: that
-        of ``replay.Kind``: 0 for entries, 1 for plain values, 2 for the records of groups.
+        of ``replay.Kind``: 0 for entries, 1 for plain values, 2 for the records of groups. ``group``: wire key of a
+        record over these entries, to be bumped where there are too many to keep.
         """
-        self.keep(server, keys, soft=soft, kind=kind)
+        self.keep(server, keys, soft=soft, kind=kind, group=group)
 
     def close(self) -> None:
         """Hear nothing more of other processes, until the next call."""
@@ -288,7 +313,13 @@ class Env:
             logger.warning("a result of %s was not stored under %s: %s", job.recipe.name, job.key.decode(), reason)
 
 
-def _keep_nothing(server: int, keys: tuple[bytes, ...], *, soft: bool, kind: int) -> None:
+def _all_hubs() -> "list[Hub]":
+    while True:
+        with suppress(RuntimeError):  # a hub came or went meanwhile
+            return [hub for ref in tuple(_hubs) if (hub := ref()) is not None]
+
+
+def _keep_nothing(server: int, keys: tuple[bytes, ...], *, soft: bool, kind: int, group: bytes) -> None:
     """The embedded server hears everything."""
 
 

@@ -2,7 +2,9 @@
 
 A flight is known by the key *and* the CAS number of the lease it runs under: a caller who arrives after an invalidation
 finds a new lease on the server, with another number, and so can never join a run that began before it. Only while
-a key's server can't be asked, where no lease can be had, flights are known by the key alone.
+a key's server can't be asked, flights are known by the key alone. Where it answers but gives no lease (it runs with -C,
+or has no room left for a stub), each caller has a run of his own: nothing would tell one who arrives after another
+process's invalidation from those who were there before.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 from cachekit.env import Job
 from cachekit.errors import ConfigurationError
+from cachekit.flows.frames import passed_by
 from cachekit.frozen import Frozen
 from cachekit.policy import Policy
 from cachekit.recipe import Recipe
@@ -112,6 +113,11 @@ class Decorated(Generic[P, R]):
                 recipe = self._recipe = self._recipe or self._cache._recipe(self._function, self._keys, self._policy)
         return recipe  # cachekit.testing may have taken it away again
 
+    def _bare(self) -> Callable[..., R]:
+        """The function itself, to be called just now, while the cache is off."""
+        passed_by(self._keys.name)
+        return self._function
+
     def _first_read(self, key: bytes, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         raise NotImplementedError
 
@@ -168,7 +174,7 @@ class CachedFunction(Decorated[P, R]):
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if self._cache.off and self._cache.is_disabled():
-            return self._function(*args, **kwargs)
+            return self._bare()(*args, **kwargs)
         return self._read(self._make(*args, **kwargs), self._function, args, kwargs)  # type: ignore[no-any-return]
 
     # -- one entry ---------------------------------------------------------------------------------------------------
@@ -194,7 +200,7 @@ class CachedFunction(Decorated[P, R]):
     def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function now, store what it returns, and return it. An invalidation during the run still wins."""
         if self._cache.is_disabled():
-            return self._function(*args, **kwargs)
+            return self._bare()(*args, **kwargs)
         from cachekit.flows.fill import refresh  # noqa: PLC0415 - see _first_read
 
         job = self._job(self._make(*args, **kwargs), args, kwargs)

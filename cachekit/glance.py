@@ -34,8 +34,8 @@ EARLY: Final = object()
 
 Glance = Callable[..., Any]
 """Takes the key, the whole reply, the opaque token and the server's index; returns the value, ``NOT_PLAIN`` or
-``EARLY``. Where the generation was asked for apart, its number is a fifth argument, and not in the reply. A sixth: how
-many generations stand over an entry that bears tags or a namespace.
+``EARLY``. Where generations were asked for apart, their numbers are a fifth argument, and not in the reply; one alone
+is a number, and no tuple. A sixth: how many generations stand over an entry that bears tags or a namespace.
 """
 
 # The answer to ``recipe.read`` with neither W nor X behind it. Z: somebody refreshes what is fresh still.
@@ -54,7 +54,7 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
     # From this share of its ttl on an entry needs a closer look.
     closer = 0.1 if sliding else 1.0 - EARLIEST if beta else 1.0
 
-    def glance(key: bytes, data: bytes, opaque: int, index: int, told: int | None = None, many: int = 0) -> Any:
+    def glance(key: bytes, data: bytes, opaque: int, index: int, told: Any = None, many: int = 0) -> Any:
         found = HIT_LINE(data)
         if found is None:
             return NOT_PLAIN
@@ -75,7 +75,11 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
         if own != key[-16:] or version != VERSION or groups != (many or 1) or begin + at > end or at < head_size:
             return NOT_PLAIN
         if many:
-            holds = at >= head_size + 8 * (many - 1) and _all_hold(data, begin, end, many, token)
+            holds = at >= head_size + 8 * (many - 1) and (
+                _all_hold(data, begin, end, many, token)
+                if told is None
+                else data[end:] == b"\r\n" and _generations_of(many)[0](data, begin + head_size - 8) == told
+            )
         elif told is not None or not grouped:
             holds = data[end:] == b"\r\n" and generation == (told or 0)
         else:

@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from types import CoroutineType
+from types import CodeType, CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cachekit.batch import Loader
@@ -21,8 +21,8 @@ from cachekit.flows.abreast import Teller, tell_abreast
 from cachekit.flows.tell import bump, namespace_of, removal, tags_of, tell, tell_every_server
 from cachekit.function import Call, Decorated
 from cachekit.keys.identity import callback_arguments
-from cachekit.keys.tags import checked_tag, checked_tags, text_of
-from cachekit.keys.template import Template, parse_template
+from cachekit.keys.tags import checked_tag, checked_tags, listed, text_of
+from cachekit.keys.template import PATH_FAULTS, Template, misfit, parse_template
 from cachekit.methods import Bound, OfClass
 from cachekit.sync.drive import run
 from cachekit.types import UNSET
@@ -79,7 +79,7 @@ class Invalidates:
         if namespace is not None and (not isinstance(namespace, str) or not namespace):
             raise ConfigurationError(f"namespace={namespace!r:.60}: text, or a template such as 'tenant:{{tenant_id}}'")
         if not callable(tags):
-            tags = checked_tags((tags,) if isinstance(tags, str) else tags)
+            tags = checked_tags(listed(tags))
         if not (functions or args or tags or namespace):
             raise ConfigurationError(
                 "@cache.invalidates() says nothing to invalidate; name cached functions, as in "
@@ -123,9 +123,11 @@ class _Plan:
         if callable(tags):
             self._tags = _evaluator("tags", tags, self._signature)
         else:
-            texts = [_text("tags", template, self._signature) for template in tags]
+            texts = [_text("tags", template, self._signature, self._name) for template in tags]
             self._tags = lambda names: [text(names) for text in texts]
-        self._namespace = _text("namespace", namespace, self._signature) if namespace is not None else None
+        self._namespace = None
+        if namespace is not None:
+            self._namespace = _text("namespace", namespace, self._signature, self._name)
 
     def around(self, writer: Callable[..., Any]) -> Callable[..., Any]:
         """``writer``, and what it invalidates."""
@@ -224,7 +226,7 @@ class _Plan:
         return [(target, args, kwargs) for target in self._targets]
 
     def _groups(self, names: _Names) -> list[Teller]:
-        groups = tags_of(self.cache._prefix, checked_tags(self._tags(names)))
+        groups = tags_of(self.cache._prefix, checked_tags(listed(self._tags(names))))
         if self._namespace is not None:
             groups.append(namespace_of(self.cache._prefix, self._namespace(names)))
         tally = self.cache._tally
@@ -315,16 +317,23 @@ def _apart(signature: inspect.Signature) -> str:
     return helper
 
 
-def _text(option: str, template: str, signature: inspect.Signature) -> Callable[[_Names], str]:
+def _text(option: str, template: str, signature: inspect.Signature, name: str) -> Callable[[_Names], str]:
     """Fills in ``template``, just as ``tags=`` of ``@cache`` does. Raises ``ConfigurationError`` for a field that
-    begins with no argument of the writer.
+    begins with no argument of the writer, which is called ``name``.
     """
     parsed: Template = parse_template(template, tuple(_with_result(signature).parameters), option)
     codes = [compile(source, f"<cachekit {option}=>", "eval") for source in parsed.expressions]
+    given = f"{option}={template!r}"
+
+    def taken(code: CodeType, field: str, names: _Names) -> str:
+        try:
+            value = eval(code, {}, dict(names))
+        except PATH_FAULTS as error:
+            raise misfit(error, name, given, field, names) from error
+        return text_of(value, field)
 
     def fill(names: _Names) -> str:
-        scope = dict(names)
-        values = [text_of(eval(code, {}, scope), field) for code, field in zip(codes, parsed.fields, strict=True)]
+        values = [taken(code, field, names) for code, field in zip(codes, parsed.fields, strict=True)]
         parts = [value + literal for value, literal in zip(values, parsed.literals[1:], strict=True)]
         return checked_tag(parsed.literals[0] + "".join(parts))
 

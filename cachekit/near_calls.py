@@ -14,8 +14,8 @@ gets a ``__call__`` of its own, generated once, which for ``def report(user_id, 
         return odd((user_id, month), (user_id,), {"month": month})
 
 Of int, str and None no two are equal across types, so a tuple of them is as good as typed; what has equals of other
-types (``True``, ``1.0``, bytes) is wrapped first, and everything else goes by its wire key. The table holds what was
-found by its wire key once. The method stands on a class made for this one function: there Python looks for
+types (``True``, ``1.0``, bytes, tuples) is wrapped first, and everything else goes by its wire key. The table holds
+what was found by its wire key once. The method stands on a class made for this one function: there Python looks for
 ``__call__``, and calling it takes no second frame.
 """
 
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cachekit.decorator import is_async
 from cachekit.env import Job
-from cachekit.flows.frames import FILLING, around
+from cachekit.flows.frames import FILLING, around, passed_by
 from cachekit.flows.nearby import renewed, tell_hit, value_of
 from cachekit.keys.compile import written
 from cachekit.near.tier import PACKED, Node
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from cachekit.near.tier import Tier
 
 _SIMPLE: Final = frozenset({int, str, type(None)})
+_LONGEST: Final = 16
+"""Items of a tuple up to which its wire key is not the cheaper one."""
 _pack_float = struct.Struct("<d").pack
 
 
@@ -52,8 +54,10 @@ def plain_class(function: Decorated[..., Any]) -> type[Any]:
     return kind.__dict__.get("_plain_class", kind)  # type: ignore[no-any-return]
 
 
-def typed(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """``values`` such that they are equal only where their types are; None where that takes a wire key."""
+def typed(values: tuple[Any, ...], depth: int = 4) -> tuple[Any, ...] | None:
+    """``values`` such that they are equal only where their types are; None where that takes a wire key. ``depth``: how
+    far tuples may be nested in them.
+    """
     found: list[Any] = []
     for value in values:
         kind = type(value)
@@ -63,6 +67,11 @@ def typed(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
             found.append((kind, value))
         elif kind is float and value == value:
             found.append((kind, _pack_float(value)))  # 0.0 and −0.0 are two keys on the wire, too
+        elif kind is tuple and len(value) <= _LONGEST and depth:
+            inner = value if _SIMPLE.issuperset(map(type, value)) else typed(value, depth - 1)
+            if inner is None:
+                return None
+            found.append((kind, inner))
         else:
             return None
     return tuple(found)
@@ -85,6 +94,11 @@ class NearCalls:
         self.recipe, self.keys = function._ready(), function._keys
         self.function, self.hub, self.tier, self.drive, self.read = function._function, hub, tier, drive, read
         self.table = hub.table(tier)
+
+    def bare(self) -> Callable[..., Any]:
+        """The function itself, to be called just now, while the cache is off."""
+        passed_by(self.keys.name)
+        return self.function
 
     def ask(self, key: bytes, node: Node | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The way of a call that found nothing here. ``node``: what was kept, if its server is to be asked whether it
@@ -137,13 +151,13 @@ class SyncCalls(NearCalls):
     def keyed(self, near_key: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that was not answered by the table."""
         if self.cache.off and self.cache.is_disabled():
-            return self.function(*args, **kwargs)
+            return self.bare()(*args, **kwargs)
         return self.by_wire(self.keys.make(*args, **kwargs), near_key, args, kwargs)
 
     def odd(self, values: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call with arguments of other types."""
         if self.cache.off and self.cache.is_disabled():
-            return self.function(*args, **kwargs)
+            return self.bare()(*args, **kwargs)
         near_key = typed(values)
         value = self.quick(near_key)
         return value if value is not PACKED else self.keyed(near_key, args, kwargs)
@@ -172,13 +186,21 @@ class AsyncCalls(NearCalls):
     def odd(self, values: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call with arguments of other types, or while the cache may be off."""
         if self.cache.off and self.cache.is_disabled():
-            return self.function(*args, **kwargs)
-        return self.by_wire(self.keys.make(*args, **kwargs), typed(values), args, kwargs)
+            return self.bare()(*args, **kwargs)
+        near_key = typed(values)
+        if near_key is not None:  # then they can be keyed
+            return self.named(near_key, args, kwargs)
+        return self.by_wire(self.keys.make(*args, **kwargs), None, args, kwargs)
+
+    async def named(self, near_key: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that may be found in the table."""
+        value = self.quick(near_key)
+        return value if value is not PACKED else await self.keyed(near_key, args, kwargs)
 
     def whole(self, *args: Any, **kwargs: Any) -> Any:
         """A call whose near key can't be told from its arguments."""
         if self.cache.off and self.cache.is_disabled():
-            return self.function(*args, **kwargs)
+            return self.bare()(*args, **kwargs)
         return self.by_wire(self.keys.make(*args, **kwargs), None, args, kwargs)
 
     async def by_wire(

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from cachekit.errors import Refused
-from cachekit.hooks import Hooks, Replayed
+from cachekit.errors import Refused, Unreachable
+from cachekit.hooks import Hooks, Replayed, Trouble
 from cachekit.meta import Reply
 from cachekit.replay import Change, Item, Lot, Replay
 from cachekit.tombstones import is_gone
@@ -39,57 +40,82 @@ class Outbox:
         distrust: dict[int, float],
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.names, self.hooks, self.groups, self.distrust = names, hooks, groups, distrust
-        self.replay = Replay(len(names))
+        self.names, self.hooks, self.distrust = names, hooks, distrust
+        self.replay = Replay(len(names), groups=groups)
         self.queues = self.replay.queues
         self.spool: Spool | None = None
         self._now = now
         self._told = [0] * len(names)
         self._unsaved: set[int] = set()
+        self._full: set[int] = set()
 
-    def keep(self, server: int, keys: Iterable[bytes], *, soft: bool, kind: int) -> Change:
+    def keep(self, server: int, keys: Iterable[bytes], *, soft: bool, kind: int, group: bytes = b"") -> Change:
         """Keep invalidations that the server has not acknowledged; to be passed to ``save``."""
-        first = not self.queues[server]
-        change = self.replay.keep(server, keys, self._now(), soft=soft, kind=kind)
+        queue = self.queues[server]
+        first, full = not queue, queue.overflow is not None
+        change = self.replay.keep(server, keys, self._now(), soft=soft, kind=kind, group=group)
         if first and change.put:
             logger.info("invalidations for memcached server %s are kept until it answers", self.names[server])
-        if change.overflow is not None:
-            self._distrust(server, change.overflow.at, len(change.gone))
+        self._note_overflow(server, change, full)
         return change
 
-    def _distrust(self, server: int, at: float, gone: int) -> None:
-        if server not in self.distrust:
+    def _note_overflow(self, server: int, change: Change, full: bool) -> None:
+        """Say that items were let go of, once until the server has been told; ``full``: some were before."""
+        if change.overflow is None:
+            return
+        self._distrust(server, change.overflow.at)
+        if not full:
             logger.warning(
-                "too many invalidations wait for memcached server %s: the oldest are given up, and what was computed"
-                " before is computed again",
+                "too many invalidations wait for memcached server %s: the oldest are given up. Instead, every function"
+                " that this process knows is told there to compute anew; functions that only other processes know may"
+                " serve old values from there until these end",
                 self.names[server],
             )
+            self._full.add(server)
+
+    def _distrust(self, server: int, at: float) -> None:
         self.distrust[server] = max(self.distrust.get(server, 0.0), at + MARGIN_S)
 
     def save(self, server: int, change: Change) -> None:
-        """Have it on disk, where there is a spool, before anybody is told that it was not delivered."""
+        """Have it on disk, where there is a spool, before anybody is told that it was not delivered; and have hooks
+        told that the queue is full.
+        """
+        self._write(server, change)
+        if server in self._full:
+            self._full.discard(server)
+            if self.hooks.on_trouble.listeners:
+                why = f"too many invalidations wait for {self.names[server]}: the oldest are given up"
+                error = Unreachable(why, server=self.names[server])
+                self.hooks.on_trouble.emit(Trouble(self.names[server], error))
+
+    def _write(self, server: int, change: Change) -> None:
         if self.spool is None or not (change.put or change.overflow):
             return
         if server in self._unsaved:  # what could not be written before goes with it
-            change = change._replace(put=self.queues[server].first(1 << 30))
+            change = self.replay.everything(server)._replace(gone=change.gone)
         (self._unsaved.discard if self.spool.save(self.names[server], change) else self._unsaved.add)(server)
 
-    def load(self) -> list[int]:
-        """Take over what the spool has for these servers; returns the indexes of those that something waits for."""
-        assert self.spool is not None
+    def open_spool(self, path: str) -> list[int]:
+        """Keep them in the file at ``path`` as well, and take over what it has for these servers; returns the indexes
+        of those that something waits for.
+        """
+        from cachekit.spool import Spool  # noqa: PLC0415 - few programs have one
+
+        self.spool = Spool(path, kept=partial(_everything, self.names, self.replay))
         for name, (items, overflow) in self.spool.load(self.names).items():
             server = self.names.index(name)
             change = self.replay.load(server, items, overflow)
             if overflow is not None:
-                self._distrust(server, overflow.at, 0)
-            if change.overflow is not None:
-                self._distrust(server, change.overflow.at, len(change.gone))
-                self.save(server, change)
+                self._distrust(server, overflow.at)
+            self._note_overflow(server, change, overflow is not None)
+            self._write(server, change)
         return [server for server, queue in enumerate(self.queues) if queue]
 
     def lot(self, server: int) -> Lot:
         """What to tell a server next; perhaps nothing."""
-        return self.replay.lot(server, self.groups)
+        lot = self.replay.lot(server)
+        self._write(server, Change(lot.put))
+        return lot
 
     def settle(self, server: int, items: Sequence[Item], replies: Sequence[Reply]) -> bool:
         """The server has answered; whether that was all for now. Raises ``Refused`` where it did not carry out all."""
@@ -107,10 +133,18 @@ class Outbox:
         """Say that the server has been told everything."""
         told, self._told[server] = self._told[server], 0
         if told:
-            logger.info("memcached server %s was told %d invalidations that were kept", self.names[server], told)
+            what = "1 invalidation that was" if told == 1 else f"{told} invalidations that were"
+            logger.info("memcached server %s was told %s kept", self.names[server], what)
             if self.hooks.on_replay.listeners:
                 self.hooks.on_replay.emit(Replayed(self.names[server], told))
 
     def waiting(self) -> dict[str, int]:
         """How many invalidations wait, by name of the server; those for which none do are left out."""
-        return {name: len(queue) for name, queue in zip(self.names, self.queues, strict=True) if queue}
+        # An overflow alone, which a process that has died has left, is one: there is something to be told.
+        return {name: queue.size or 1 for name, queue in zip(self.names, self.queues, strict=True) if queue}
+
+
+def _everything(names: Sequence[str], replay: Replay) -> Iterator[tuple[str, Change]]:
+    """All that is kept, by name of the server. Not the outbox's own: the spool need not keep that alive."""
+    for server, name in enumerate(names):
+        yield name, replay.everything(server)

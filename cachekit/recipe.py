@@ -41,6 +41,8 @@ TAG_QUESTIONS = (b"mg %%b c N%d O%%d\r\n" % TAG_LIFE_S, b"mg %%b c N%d E%%d O%%d
 its record is to get.
 """
 
+GENERATION_QUESTIONS = (b"mg %b c N0 O%d\r\n", b"mg %b c N0 E%d O%d\r\n")
+"""The same for functions and namespaces, whose records end with nobody's time."""
 
 CLOSER = b" c v N"
 """How a question for a generation goes on that asks also for what a soft bump leaves in its record."""
@@ -184,12 +186,12 @@ class Recipe:
         words[: 2 * many + 2 : 2] = (key, *tags)
         return template % tuple(words)
 
-    def split(self, *, explicit: bool = False) -> tuple[bytes, bytes]:
-        """What a read and the question for its one generation are filled into, apart: (key, token) and (token,), with a
-        CAS number before each token where it is ``explicit``. For who asks the question once behind many reads.
+    def alone(self, *, explicit: bool = False) -> bytes:
+        """What a read is filled into without the questions for its generations: key and token, with a CAS number
+        between them where it is ``explicit``. For who asks the questions once behind many reads.
         """
-        own, _, behind = self.templates["read", explicit].partition(b"\r\n")
-        return own + b"\r\n", behind
+        own, end, _ = self.templates["read", explicit].partition(b"\r\n")
+        return own + end
 
     def look(self, key: bytes, opaque: int, number: int = 0, tags: tuple[bytes, ...] = ()) -> bytes:
         """The same read without asking for a lease where nothing is stored."""

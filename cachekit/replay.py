@@ -13,7 +13,9 @@ server anyhow.
   one: how to bump it softly only its own server could have said.
 - A queue has at most ``LIMIT`` keys. A full one lets go of its oldest, entries of functions first, and remembers when
   that was invalidated: it *overflowed*. Then every group that this cache knows is bumped on that server, and this
-  process distrusts what was computed before that time.
+  process distrusts what was computed before that time. The records of those groups, and those over the entries that
+  were let go of, are put into the queue at once, and so into the file that whoever comes next may find: he need not
+  know these functions. When the server is to be told, those that have become known meanwhile are put in as well.
 
 An item is gone from its queue once it is acknowledged, unless its key was invalidated again since it was sent: ``mark``
 tells the two apart.
@@ -43,31 +45,38 @@ class Kind(IntEnum):
 
     ``ENTRY``: a cached function's, which tells when it was made. ``PLAIN``: a value of the direct verbs, which does
     not, so that nothing else makes it void. ``GROUP``: the record behind a tag, a namespace or a function.
+    ``STAND_IN``: the same, in place of what the queue let go of; the limit does not count these, for they are no more
+    than there are functions.
     """
 
     ENTRY = 0
     PLAIN = 1
     GROUP = 2
+    STAND_IN = 3
 
 
 class Item(NamedTuple):
-    """One invalidation to tell. ``at``: seconds since 1970 at which it could not be. ``mark``: its own alone."""
+    """One invalidation to tell. ``at``: seconds since 1970 at which it could not be. ``mark``: its own alone.
+    ``group``: wire key of a record over an entry, whose bump voids it as well; b"" where none is known.
+    """
 
     key: bytes
     soft: bool
     kind: int
     at: float
     mark: int
+    group: bytes = b""
 
 
 class Lot(NamedTuple):
     """Items that are told at a time, under one token, one reply each. False where there are none. ``watched``: hard
-    ones have to show to whoever watches the server (``tombstones.py``).
+    ones have to show to whoever watches the server (``tombstones.py``). ``put``: what was put into the queue for it.
     """
 
     items: Sequence[Item]
     opaque: int
     watched: bool = False
+    put: Sequence[Item] = ()
 
     def __bool__(self) -> bool:
         return bool(self.items)
@@ -102,14 +111,17 @@ class Change(NamedTuple):
 
 
 class Queue:
-    """What is kept for one server: items by kind and key. ``bumped``: its groups are among them since it overflowed."""
+    """What is kept for one server: items by kind and key. ``bumped``: its groups are among them since it overflowed.
+    ``unsent``: stand-ins that were put in since anything was last sent, so that they stand for what was let go of now.
+    """
 
-    __slots__ = ("bumped", "items", "overflow")
+    __slots__ = ("bumped", "items", "overflow", "unsent")
 
     def __init__(self) -> None:
         self.items: tuple[dict[bytes, Item], ...] = tuple({} for _ in Kind)
         self.overflow: Overflow | None = None
         self.bumped = False
+        self.unsent: set[bytes] = set()
 
     def __len__(self) -> int:
         return self.size + (self.overflow is not None)
@@ -133,10 +145,19 @@ class Queue:
         for items in self.items:
             items.pop(key, None)
 
-    def pop_oldest(self) -> Item:
-        """Take out the oldest item of the kind that matters least."""
-        items = next(items for items in self.items if items)
-        return items.pop(next(iter(items)))
+    def shrink(self, limit: int) -> list[Item]:
+        """Take out the oldest items of the kinds that matter least, so that ``limit`` are left; those taken out."""
+        gone: list[Item] = []
+        counted = self.items[: Kind.STAND_IN]
+        for _ in range(sum(map(len, counted)) - limit):
+            items = next(items for items in counted if items)
+            gone.append(items.pop(next(iter(items))))
+        return gone
+
+    def shrink_stand_ins(self, limit: int) -> list[Item]:
+        """The same for stand-ins: a spool that many write may be full of them."""
+        items = self.items[Kind.STAND_IN]
+        return [items.pop(next(iter(items))) for _ in range(len(items) - limit)]
 
     def first(self, most: int) -> list[Item]:
         """The first items; groups before others, since each voids many entries."""
@@ -146,14 +167,15 @@ class Queue:
 class Replay:
     """The queues of one cache, by index of the server. Thread-safe.
 
-    ``delivered`` counts invalidations that were told and acknowledged, ``dropped`` those that a full queue let go of.
+    ``groups`` gives the wire keys of all groups that this cache knows. ``delivered`` counts invalidations that were
+    told and acknowledged, ``dropped`` those that a full queue let go of.
     """
 
-    def __init__(self, servers: int, limit: int = LIMIT) -> None:
+    def __init__(self, servers: int, limit: int = LIMIT, groups: Callable[[], Iterable[bytes]] = tuple) -> None:
         self.queues = [Queue() for _ in range(servers)]
         self.delivered = self.dropped = 0
         self.watched = False
-        self._limit = limit
+        self._limit, self._groups = limit, groups
         self.forked()
 
     def forked(self) -> None:
@@ -165,17 +187,25 @@ class Replay:
         """Held by the thread that tells a server; the others wait for it, so that not each of them tells all."""
 
     def keep(
-        self, server: int, keys: Iterable[bytes], at: float, *, soft: bool = False, kind: int = Kind.ENTRY
+        self,
+        server: int,
+        keys: Iterable[bytes],
+        at: float,
+        *,
+        soft: bool = False,
+        kind: int = Kind.ENTRY,
+        group: bytes = b"",
     ) -> Change:
-        """Keep invalidations of ``keys``, made ``at`` so many seconds since 1970."""
+        """Keep invalidations of ``keys``, made ``at`` so many seconds since 1970. ``group``: a record over them all."""
         with self._lock:
             queue = self.queues[server]
             put: list[Item] = []
             for key in keys:
                 known = queue.find(key)
                 least = kind if known is None else max(kind, known.kind)
-                softly = soft and least != Kind.GROUP and (known is None or known.soft)
-                item = Item(key, softly, least, at, next(self._marks))
+                softly = soft and least < Kind.GROUP and (known is None or known.soft)
+                over = group or (b"" if known is None else known.group)
+                item = Item(key, softly, least, at, next(self._marks), over)
                 queue.put(item)
                 put.append(item)
             return self._bounded(queue, put)
@@ -191,30 +221,46 @@ class Replay:
                 self._overflowed(queue, overflow)
             return self._bounded(queue, [])
 
+    def everything(self, server: int) -> Change:
+        """All that is kept for a server, as if it were put in just now."""
+        with self._lock:
+            queue = self.queues[server]
+            return Change(queue.first(queue.size), (), queue.overflow)
+
     def _bounded(self, queue: Queue, put: list[Item]) -> Change:
-        gone: list[Item] = []
-        while queue.size > self._limit:
-            gone.append(queue.pop_oldest())
-        if gone:
-            self.dropped += len(gone)
-            self._overflowed(queue, Overflow(max(item.at for item in gone), next(self._marks)))
-        return Change(put, gone, queue.overflow if gone else None)
+        gone = queue.shrink(self._limit)
+        if not gone:
+            return Change(put)
+        at = max(item.at for item in gone)
+        self.dropped += len(gone)
+        self._overflowed(queue, Overflow(at, next(self._marks)))
+        put.extend(self._stand_in(queue, at, {item.group for item in gone if item.group}))
+        gone.extend(queue.shrink_stand_ins(LIMIT))
+        return Change(put, gone, queue.overflow)
 
     def _overflowed(self, queue: Queue, overflow: Overflow) -> None:
         if queue.overflow is None or queue.overflow.at <= overflow.at:
             queue.overflow, queue.bumped = overflow, False
 
-    def lot(self, server: int, groups: Callable[[], Iterable[bytes]] = tuple, most: int = LOT) -> Lot:
-        """The next items to tell a server; none: it has been told everything. ``groups`` gives the keys of all groups
-        that this cache knows, for a queue that has overflowed.
-        """
+    def _stand_in(self, queue: Queue, at: float, groups: Iterable[bytes] = ()) -> list[Item]:
+        """Have ``groups``, and those that this cache knows, bumped in place of what was let go of; what was put in."""
+        known = queue.items[Kind.STAND_IN]
+        missing = [key for key in {*groups, *self._groups()} if key not in known or key not in queue.unsent]
+        put = [Item(key, False, Kind.STAND_IN, at, next(self._marks)) for key in missing]
+        for item in put:
+            queue.put(item)
+        queue.unsent.update(missing)
+        return put
+
+    def lot(self, server: int, most: int = LOT) -> Lot:
+        """The next items to tell a server; none: it has been told everything."""
         with self._lock:
-            queue = self.queues[server]
+            queue, put = self.queues[server], []
             if queue.overflow is not None and not queue.bumped:
                 queue.bumped = True
-                for key in groups():
-                    queue.put(Item(key, False, Kind.GROUP, queue.overflow.at, next(self._marks)))
-            return Lot(queue.first(most), next(self._opaques), self.watched)
+                put = self._stand_in(queue, queue.overflow.at)
+            queue.unsent.clear()
+            return Lot(queue.first(most), next(self._opaques), self.watched, put)
 
     def answered(
         self, server: int, items: Sequence[Item], replies: Sequence[Reply]

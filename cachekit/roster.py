@@ -43,8 +43,8 @@ CONDITIONAL_GET = (1, 6, 40)
 """The first version that, told by ``mg … C`` what the client has, does not send it again."""
 
 
-def _nobody(index: int) -> None:
-    """Nobody wants to hear of a reconnect."""
+def _nobody(*heard: int | bytes) -> None:
+    """Nobody wants to hear of it."""
 
 
 class Roster:
@@ -85,6 +85,8 @@ class Roster:
         self.explicit: set[int] = set()
         self.conditional: set[int] = set()
         self.on_reconnect: Callable[[int], None] = _nobody
+        self.on_told: Callable[..., None] = _nobody
+        """Called with the keys whose invalidation a server has been told late."""
         self._met: set[int] = set()
         self.versions_known: set[int] = set()
         self.distrust: dict[int, float] = {}
@@ -163,9 +165,9 @@ class Roster:
 
     # -- what servers have not been told -----------------------------------------------------------------------------
 
-    def keep(self, index: int, keys: Sequence[bytes], *, soft: bool = False, kind: int = 0) -> None:
+    def keep(self, index: int, keys: Sequence[bytes], *, soft: bool = False, kind: int = 0, group: bytes = b"") -> None:
         """Keep invalidations of ``keys`` that the server has not acknowledged, to be told it before anything else. In
-        the spool, where there is one, when this returns. ``kind``: ``replay.Kind``.
+        the spool, where there is one, when this returns. ``kind``, ``group``: as in ``replay.py``.
         """
         if self.embedded is not None or not keys:
             return
@@ -174,7 +176,7 @@ class Roster:
             self.suspects.add(index)
             if not outbox.queues[index]:  # not again and again: it would be put off for ever
                 self.health[index].look_soon(time.monotonic(), random.random)
-            change = outbox.keep(index, keys, soft=soft, kind=kind)
+            change = outbox.keep(index, keys, soft=soft, kind=kind, group=group)
         outbox.save(index, change)
         _tell_at_exit()
         self._watch()
@@ -183,12 +185,8 @@ class Roster:
         """Keep them in the file at ``path`` as well, and take over what was left there."""
         if self.embedded is not None:
             return
-        from cachekit.spool import Spool  # noqa: PLC0415 - few programs have one
-
         with self._lock:
-            outbox = self._outbox()
-            outbox.spool = Spool(path)
-            left = outbox.load()
+            left = self._outbox().open_spool(path)
             self.suspects.update(left)
         if left:
             self._watch()
@@ -226,6 +224,7 @@ class Roster:
     def settle(self, index: int, items: Sequence[Item], replies: Sequence[Reply]) -> None:
         """The server has answered what it was told. Raises ``Refused``."""
         outbox = self.outbox
+        self.on_told(*[item.key for item in items])
         if outbox is not None and outbox.settle(index, items, replies):
             with self._lock:
                 if self.health[index].up and not self.waiting(index):
@@ -328,4 +327,5 @@ def _tell_all() -> None:
         roster.tell()
         left = roster.outbox.waiting() if roster.outbox.spool is None else {}
         for name, count in left.items():
-            logger.warning("memcached server %s was never told %d invalidations of this process", name, count)
+            what = "1 invalidation" if count == 1 else f"{count} invalidations"
+            logger.warning("memcached server %s was never told %s of this process", name, what)

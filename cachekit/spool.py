@@ -5,14 +5,18 @@ acknowledged it. Whoever starts loads what others have left. Rows are told again
 that is harmless, as every invalidation is.
 
 Nothing that happens to the file reaches a caller. A file that is no database, or a broken one, is *set aside* under
-another name and begun anew; one that can't be opened or written is tried again at the next need. Either is logged,
-once. What is kept in memory is not touched by it.
+another name and begun anew (``salvage.py``): with those of its rows that can still be read, and with what each process
+that has it open still keeps in memory. One that can't be opened or written is tried again at the next need. Either is
+logged, once. What is kept in memory is not touched by it.
+
+A file has a number of its own, by which a process sees that it is not the one that it has written into.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
 import weakref
@@ -36,29 +40,50 @@ BUSY_S = 1.0
 FORGOTTEN_S = 30 * 86_400.0
 """Seconds after which rows are dropped that are meant for a server of no ring any more."""
 
+TRIES = 4
+"""How often one piece of work is begun, where others set the file aside, or it is broken again."""
+
+# A table of rows by number, which can be read around a broken page, and not one in the order of its keys.
 _TABLE = """
 CREATE TABLE IF NOT EXISTS undelivered_1 (
-    server TEXT, key BLOB, soft INTEGER, kind INTEGER, at REAL, mark INTEGER, PRIMARY KEY (server, key)
-) WITHOUT ROWID
+    id INTEGER PRIMARY KEY, server TEXT, key BLOB, soft INTEGER, kind INTEGER, at REAL, mark INTEGER, over BLOB,
+    UNIQUE (server, key)
+)
 """
+_FILE = "CREATE TABLE IF NOT EXISTS undelivered_file (number INTEGER)"
 _PUT = """
-INSERT INTO undelivered_1 VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+INSERT INTO undelivered_1 (server, key, soft, kind, at, mark, over) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET
     soft = min(soft, excluded.soft), kind = max(kind, excluded.kind),
-    at = max(at, excluded.at), mark = excluded.mark
+    at = max(at, excluded.at), mark = excluded.mark, over = excluded.over
 """
 _DROP = "DELETE FROM undelivered_1 WHERE server = ? AND key = ? AND mark = ?"
-_LOAD = "SELECT key, soft, kind, at, mark FROM undelivered_1 WHERE server = ? ORDER BY at"
+_LOAD = "SELECT key, soft, kind, at, mark, over FROM undelivered_1 WHERE server = ? ORDER BY at"
 _OVERFLOW = b""
 """The key of the row that says that a server's queue has overflowed."""
 
 
-class Spool:
-    """The file at ``path``. Thread-safe. ``now``: seconds since 1970."""
+Rows = list[tuple[str, Change]]
+"""What to write, by name of the server."""
 
-    def __init__(self, path: str, now: Callable[[], float] = time.time) -> None:
+
+class Spool:
+    """The file at ``path``. Thread-safe. ``now``: seconds since 1970. ``kept`` gives all that this process keeps in
+    memory, by name of the server: it is written where the file has become another one.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        now: Callable[[], float] = time.time,
+        kept: Callable[[], Iterable[tuple[str, Change]]] = tuple,
+    ) -> None:
         self.path = os.path.abspath(path)
-        self._now = now
+        self._now, self._kept = now, kept
         self._connection: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
+        self._number: Any = 0
+        self._salvaged: Rows = []
         self._complained: set[str] = set()
         self.renew_lock()
         _spools.add(self)
@@ -86,11 +111,7 @@ class Spool:
         """Write what has changed in the queue of a server; on disk when it returns True."""
 
         def work(connection: sqlite3.Connection) -> bool:
-            connection.executemany(_PUT, [(server, *_columns(item)) for item in change.put])
-            connection.executemany(_DROP, [(server, item.key, item.mark) for item in change.gone])
-            if change.overflow is not None:
-                at, mark = change.overflow
-                connection.execute(_PUT, (server, _OVERFLOW, 0, 0, at, mark))
+            _write(connection, server, change)
             return True
 
         return bool(self._do(work))
@@ -122,8 +143,9 @@ class Spool:
         except ImportError:
             self._complain("this Python has no sqlite3")
             return None
+        why = ""
         with self._lock:
-            for last in (False, True):
+            for _ in range(TRIES):
                 try:
                     return self._transaction(work)
                 except (sqlite3.OperationalError, OSError) as error:  # locked, full, no rights: another time perhaps
@@ -132,29 +154,47 @@ class Spool:
                     self._complain(str(error) if os.path.isdir(folder) else f"there is no directory {folder}")
                     return None
                 except sqlite3.DatabaseError as error:
+                    why = str(error)
                     self._abandon()
-                    if last or not self._set_aside(str(error)):
-                        self._complain(str(error))
-                        return None
+                    if not self._set_aside(why):
+                        break
+            self._complain(why)
         return None
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._open()
         connection.execute("BEGIN IMMEDIATE")
         try:
+            number = self._filled(connection)
             done = work(connection)
         except BaseException:
             with suppress(Exception):
                 connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+        self._number, self._salvaged = number, []
         return done
 
+    def _filled(self, connection: sqlite3.Connection) -> Any:
+        """The file's number; where it is not the one that this process has written into, what that had is in it."""
+        row = connection.execute("SELECT number FROM undelivered_file").fetchone()
+        number = row[0] if row else random.getrandbits(62) | 1
+        if not row:
+            connection.execute("INSERT INTO undelivered_file VALUES (?)", (number,))
+        lost = self._kept() if self._number not in (0, number) else ()
+        for server, change in (*self._salvaged, *lost):
+            _write(connection, server, change)
+        return number
+
     def _open(self) -> sqlite3.Connection:
+        found_there = identity(self.path)
         if self._connection is not None:
-            return self._connection
+            if found_there == self._opened:
+                return self._connection
+            self._abandon()  # somebody has set it aside, or removed it
         import sqlite3  # noqa: PLC0415 - as above
 
+        self._opened = found_there
         connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -163,10 +203,12 @@ class Spool:
             connection.execute("PRAGMA journal_mode = WAL")  # one sync a commit, and readers are in nobody's way
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(_TABLE)
+            connection.execute(_FILE)
         except BaseException:
             connection.close()
             raise
         self._connection = connection
+        self._opened = identity(self.path) if found_there is None else found_there
         return connection
 
     def _abandon(self) -> None:
@@ -175,16 +217,21 @@ class Spool:
         self._connection = None
 
     def _set_aside(self, why: str) -> bool:
-        """Give a broken file another name; whether that could be done."""
-        aside = f"{self.path}.broken-{int(self._now())}"
+        """Give a broken file another name, unless another process has done so; whether to begin anew."""
+        from cachekit.salvage import salvaged, set_aside  # noqa: PLC0415 - hardly ever needed
+
         try:
-            os.replace(self.path, aside)
+            aside = set_aside(self.path, self._opened, int(self._now()), BUSY_S)
         except OSError:
             return False
-        for beside in ("-wal", "-shm"):
-            with suppress(OSError):
-                os.replace(self.path + beside, aside + beside)
-        logger.warning("the spool %s could not be read (%s); it was set aside as %s", self.path, why, aside)
+        if aside is not None:
+            rows = _by_server(salvaged(aside), self._now())
+            self._salvaged += rows
+            saved = sum([len(change.put) + (change.overflow is not None) for _, change in rows])
+            logger.warning(
+                "the spool %s could not be read (%s); it was set aside as %s, and %d of its rows were saved",
+                self.path, why, aside, saved,
+            )  # fmt: skip
         return True
 
     def _complain(self, why: str) -> None:
@@ -193,20 +240,53 @@ class Spool:
             logger.warning("the spool %s can't be used (%s): invalidations are kept in memory only", self.path, why)
 
 
+def identity(path: str) -> tuple[int, int] | None:
+    """What tells the file at ``path`` from others that were or will be there; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _write(connection: sqlite3.Connection, server: str, change: Change) -> None:
+    connection.executemany(_PUT, [(server, *_columns(item)) for item in change.put])
+    connection.executemany(_DROP, [(server, item.key, item.mark) for item in change.gone])
+    if change.overflow is not None:
+        at, mark = change.overflow
+        connection.execute(_PUT, (server, _OVERFLOW, 0, 0, at, mark, b""))
+
+
 def _columns(item: Item) -> tuple[Any, ...]:
-    return item.key, int(item.soft), int(item.kind), item.at, item.mark
+    return item.key, int(item.soft), int(item.kind), item.at, item.mark, item.group
 
 
 def _rows(connection: sqlite3.Connection, server: str) -> tuple[list[Item], Overflow | None]:
+    return _checked(connection.execute(_LOAD, (server,)))
+
+
+def _checked(rows: Iterable[tuple[Any, ...]]) -> tuple[list[Item], Overflow | None]:
+    """What those rows of one server say; without those that were written into the file by somebody else."""
     items: list[Item] = []
     overflow = None
-    for key, soft, kind, at, mark in connection.execute(_LOAD, (server,)):
-        with suppress(RequestError, TypeError, ValueError):  # what was written into the file by somebody else
+    for key, soft, kind, at, mark, over in rows:
+        with suppress(RequestError, TypeError, ValueError):
             if key == _OVERFLOW:
                 overflow = Overflow(float(at), int(mark))
                 continue
-            items.append(Item(check_key(key), bool(soft), Kind(kind), float(at), int(mark)))
+            group = check_key(over) if over else b""
+            items.append(Item(check_key(key), bool(soft), Kind(kind), float(at), int(mark), group))
     return items, overflow
+
+
+def _by_server(rows: Iterable[tuple[Any, ...]], now: float) -> Rows:
+    """What rows of a broken file say; ``now``: nothing can have been invalidated later."""
+    servers: dict[str, list[tuple[Any, ...]]] = {}
+    for server, key, soft, kind, at, mark, over in rows:
+        if isinstance(server, str) and isinstance(at, float):
+            servers.setdefault(server, []).append((key, soft, kind, min(at, now), mark, over))
+    found = {server: _checked(of_server) for server, of_server in servers.items()}
+    return [(server, Change(items, (), overflow)) for server, (items, overflow) in found.items()]
 
 
 _spools: weakref.WeakSet[Spool] = weakref.WeakSet()

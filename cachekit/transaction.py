@@ -6,11 +6,15 @@ ended well. Where it ends by an exception, what was to be invalidated has not ch
 
 From the first invalidation on, the code inside runs around the cache: its own reads would otherwise be served what it
 has just replaced, and what they compute from data that is not committed would be stored for everybody.
+
+A child that is forked inside is outside: the database's transaction is its parent's, and so is the block. It
+invalidates at once, and is served what is stored.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +24,7 @@ from cachekit.errors import ConfigurationError
 from cachekit.flows import collect
 from cachekit.flows.abreast import tell_abreast
 from cachekit.flows.collect import Collection, Mark
+from cachekit.loading import load
 from cachekit.ops import Flow
 from cachekit.sync.drive import run
 
@@ -33,7 +38,7 @@ OnCommit = Callable[[Callable[[], Any]], Any]
 
 class Around:
     """Code that may run around ``cache``: while it is switched on, cached functions just run and store nothing, in the
-    context that it was entered in and in copies of that.
+    context that it was entered in and in copies of that; in the process that switched it on, and no child of it.
     """
 
     def __init__(self, cache: Cache) -> None:
@@ -50,10 +55,11 @@ class Around:
 
     def switch(self, on: bool) -> None:
         """Run around the cache, or not."""
+        block = self._block
         with self._cache._lock:
-            if self._block.over is on:
-                self._block.over = not on
-                self._cache.off += 1 if on else -1
+            if block.goes_on() is not on:
+                block.over, block.pid = not on, os.getpid()
+                self._cache._count(block)
 
     def leave(self) -> None:
         """Switched off for good."""
@@ -98,6 +104,7 @@ class Transaction:
     # -- for asyncio -------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Transaction:
+        load("cachekit.aio.drive")  # and not by the commit (docs/design/imports.md)
         self._begin()
         return self
 
@@ -140,6 +147,16 @@ class Transaction:
 
     def _another(self) -> Transaction:
         return type(self)(self._cache, self._on_commit)
+
+    def __repr__(self) -> str:
+        return f"<Transaction of {self._cache!r}: {self._state()}>"
+
+    def _state(self) -> str:
+        if self._collection is None:
+            return "not begun"
+        if self.acknowledged is not None:
+            return "sent and acknowledged" if self.acknowledged else "sent, not acknowledged by every server"
+        return f"{len(self._collection.marks)} collected" if self._collection.goes_on() else "ended, nothing sent"
 
     # -- how ---------------------------------------------------------------------------------------------------------
 

@@ -283,8 +283,8 @@ def test_the_answer_of_who_was_cancelled_can_be_entrusted(run: Run[None], moment
         else:
             assert error_of(other) is Unreachable
         await turns()
-        assert not connection._entrusted
-        assert not connection._unclaimed
+        assert not connection._unclaimed.entrusted
+        assert not connection._unclaimed.kept
 
     run(main())
 

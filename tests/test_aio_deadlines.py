@@ -37,16 +37,16 @@ def test_a_silent_server_costs_each_asker_his_own_deadline(clock: Clock) -> None
         second = connection.ask(b"x\r\n", 1)
         await turns()
         clock.now += 39
-        connection._check()
+        connection._deadlines.check()
         assert not first.done()
         clock.now += 1
-        connection._check()
+        connection._deadlines.check()
         assert error_of(first) is DeadlineExceeded
         assert not second.done()
         assert line.events == [("overdue", 1)]
         assert not connection.closed
         clock.now += 10
-        connection._check()
+        connection._deadlines.check()
         assert not second.done()
         line.say(b"HD\r\n" * 2)
         assert second.result() == b"HD\r\n"
@@ -67,12 +67,12 @@ def test_a_retired_connection_is_closed_a_deadline_later(clock: Clock) -> None:
         gone.cancel()
         connection.entrust(gone, heard.append)
         clock.now += 100
-        connection._check()
+        connection._deadlines.check()
         clock.now += 99
-        connection._check()
+        connection._deadlines.check()
         assert not connection.closed
         clock.now += 1
-        connection._check()
+        connection._deadlines.check()
         assert connection.closed
         assert heard == [None]
         assert error_of(first) is DeadlineExceeded
@@ -91,7 +91,7 @@ def test_late_replies_on_a_retired_connection_reach_who_was_entrusted(clock: Clo
         gone.cancel()
         connection.entrust(gone, heard.append)
         clock.now += 100
-        connection._check()
+        connection._deadlines.check()
         connection.entrust(late, heard.append)
         line.say(b"HD 1\r\nHD 2\r\nHD 3\r\n")
         assert heard == [b"HD 2\r\n", b"HD 3\r\n"]
@@ -112,7 +112,7 @@ def test_a_huge_value_that_comes_slowly_is_no_silence(clock: Clock) -> None:
         for _ in range(10):
             clock.now += 10
             line.say(b"x" * 50_000)
-            connection._check()
+            connection._deadlines.check()
         assert error_of(huge) is error_of(behind) is DeadlineExceeded
         assert line.events == [("overdue", 0)]
         assert "retired" in repr(connection)
@@ -130,7 +130,7 @@ def test_a_cancelled_asker_does_not_hide_a_silent_server(clock: Clock) -> None:
         line = Line()
         line.connection.ask(b"x\r\n", 1).cancel()
         clock.now += 100
-        line.connection._check()
+        line.connection._deadlines.check()
         assert line.events == [("overdue", 1)]
 
     run_on_asyncio(main())
@@ -143,7 +143,7 @@ def test_who_has_waited_for_the_connection_gives_up_alone(clock: Clock) -> None:
         line = Line()
         early = line.connection.ask(b"x\r\n", 1, clock.now - 100)
         other = line.connection.ask(b"x\r\n", 1)
-        line.connection._give_up(early)  # as its timer does
+        line.connection._deadlines.give_up(early)  # as its timer does
         assert error_of(early) is DeadlineExceeded
         assert not other.done()
         assert line.events == []
@@ -163,10 +163,10 @@ def test_the_queue_counts_for_the_deadline(clock: Clock) -> None:
         connection.ask(b"1" * (MAX_BYTES + 1), 1)
         waiting = connection.ask(b"2" * MAX_BYTES, 1)
         clock.now += 99
-        connection._check()
+        connection._deadlines.check()
         assert not waiting.done()
         clock.now += 1
-        connection._check()
+        connection._deadlines.check()
         assert error_of(waiting) is DeadlineExceeded
         line.say(b"HD\r\n")
         await turns()
@@ -188,7 +188,7 @@ def test_a_transport_that_is_stuck_retires_the_connection(clock: Clock) -> None:
         assert refused.done()
         waiting = connection.ask(b"mn\r\n", 1)
         clock.now += 100
-        connection._check()
+        connection._deadlines.check()
         assert error_of(waiting) is DeadlineExceeded
         assert line.events[0] == ("overdue", 1)
         assert connection.closed
@@ -242,12 +242,12 @@ def test_an_idle_connection_has_no_timer(clock: Clock) -> None:
     async def main() -> None:
         line = Line()
         line.connection.ask(b"x\r\n", 1)
-        assert line.connection._timer is not None
+        assert line.connection._deadlines.timer is not None
         line.say(b"HD\r\n")
         clock.now += 100
-        line.connection._timer.cancel()
-        line.connection._check()
-        assert line.connection._timer is None
+        line.connection._deadlines.timer.cancel()
+        line.connection._deadlines.check()
+        assert line.connection._deadlines.timer is None
         assert line.events == []
 
     run_on_asyncio(main())

@@ -34,7 +34,8 @@ from support.targets import unix_server_fixture
 
 from cachekit import DeadlineExceeded, ProtocolError, Refused, Unreachable
 from cachekit.aio import fleet as module
-from cachekit.aio.connection import AsyncConnection, connect
+from cachekit.aio.connect import connect
+from cachekit.aio.connection import AsyncConnection
 from cachekit.aio.fleet import AsyncFleet
 from cachekit.ops import Exchange, LeaseVoid, Replies
 
@@ -149,7 +150,7 @@ def test_a_silent_connection_is_one_strike(run: Run[None], clock: Clock, callers
             await server.peer(0, b"mn\r\n" * callers)
             connection = connection_of(fleet)
             clock.now += 30
-            connection._check()
+            connection._deadlines.check()
             assert {await failure(each) for each in asked} == {DeadlineExceeded}
             assert fleet.roster.health[0].up
             assert fleet.roster.health[0].strikes == 1
@@ -175,11 +176,11 @@ def test_time_spent_on_opening_counts(run: Run[None], clock: Clock) -> None:
             await server.peer(0, b"mn\r\n" * 2)
             connection = connection_of(fleet)
             clock.now += 9
-            connection._check()
+            connection._deadlines.check()
             await turns()
             assert not asked.done()
             clock.now += 1
-            connection._check()
+            connection._deadlines.check()
             assert await failure(asked) is DeadlineExceeded
             (outcome,) = await gathered
             assert isinstance(outcome, DeadlineExceeded)

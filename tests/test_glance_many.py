@@ -168,3 +168,18 @@ def test_what_bears_marks_goes_the_long_way() -> None:
     assert at_a_glance(answer(PLAIN, flags, data)) is NOT_PLAIN
     flags, data = stored(PLAIN, "kept")
     assert at_a_glance(answer(PLAIN, flags, data)) == "kept"
+
+
+@given(apart=st.lists(st.sampled_from([*NUMBERS, 0, -1, 2**64 - 1]), min_size=len(NUMBERS), max_size=len(NUMBERS)))
+def test_numbers_that_came_apart_are_held_to_the_header(apart: list[int]) -> None:
+    """As those behind the entry are: every one of them, in their order; and nothing stands behind the entry then."""
+    flags, data = stored(PLAIN, "kept")
+    whole = answer(PLAIN, flags, data)
+    alone = whole[: whole.index(data) + len(data) + 2]
+    glance = look(PLAIN).glance
+    seen = glance(KEY, alone, OPAQUE, 0, tuple(apart), len(NUMBERS))
+    assert (seen == "kept") is (tuple(apart) == tuple(NUMBERS))
+    assert glance(KEY, alone, OPAQUE, 0, tuple(NUMBERS), len(NUMBERS)) == "kept"
+    assert glance(KEY, alone, OPAQUE, 0, tuple(NUMBERS[:-1]), len(NUMBERS) - 1) is NOT_PLAIN
+    assert glance(KEY, whole, OPAQUE, 0, tuple(NUMBERS), len(NUMBERS)) is NOT_PLAIN
+    assert glance(KEY, alone, OPAQUE, 0, None, len(NUMBERS)) is NOT_PLAIN

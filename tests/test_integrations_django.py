@@ -7,11 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import django
 import pytest
-from django.conf import settings
 from django.db import connections, models
 from django.db.transaction import atomic, on_commit, set_rollback
+from support.django_project import set_up, use_postgresql
 from support.postgres import Postgres
 from support.targets import own_prefix, url_of
 from support.threads import Outcome
@@ -22,22 +21,10 @@ from cachekit.testing import make_cache
 
 
 @pytest.fixture(scope="module", name="databases")
-def databases_fixture(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[type[Any]]:
+def databases_fixture(postgres: Postgres) -> Iterator[type[Any]]:
     """Django with two real databases; the model that stands in both."""
-    lite = {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": str(tmp_path_factory.mktemp("django") / "test.db"),
-        "OPTIONS": {"init_command": "PRAGMA journal_mode=WAL"} if django.VERSION >= (5, 1) else {},
-    }
-    post = {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": "test",
-        "USER": "test",
-        "HOST": "127.0.0.1",
-        "PORT": str(postgres.port),
-    }
-    settings.configure(DATABASES={"default": lite, "postgresql": post}, LOGGING_CONFIG=None, USE_TZ=True)
-    django.setup()
+    set_up()
+    use_postgresql(postgres.port)
 
     class Item(models.Model):  # type: ignore[misc]
         """A row."""

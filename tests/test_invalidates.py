@@ -294,3 +294,38 @@ def test_arguments_without_a_function_are_refused(local: Reports) -> None:
     writer = local.cache.invalidates(args=lambda user_id, **_: (user_id,))(write)
     with pytest.raises(ConfigurationError, match="no cached function is named"):
         writer(1)
+
+
+def test_one_tag_need_be_no_list(local: Reports) -> None:
+    """From a callable too, as in ``@cache``: a text alone means that text, and not its letters."""
+    cache = local.cache
+
+    @cache(tags=["page"])
+    def page() -> str:
+        return "page"
+
+    page()
+
+    @cache.invalidates(tags=lambda **_: "page")
+    def write_it() -> None:
+        return
+
+    write_it()
+    assert page.peek() is MISS
+
+
+@pytest.mark.parametrize("option", ["tags", "namespace"])
+def test_a_template_that_does_not_fit_an_argument_is_named(local: Reports, option: str) -> None:
+    """With the writer, the field and the argument; Python's own error is the cause."""
+    options: dict[str, Any] = {option: "user:{user.id}"}
+
+    @local.cache.invalidates(**options)
+    def write_it(user: object) -> None:
+        return
+
+    with pytest.raises(ConfigurationError) as raised:
+        write_it(7)
+    assert str(raised.value) == (
+        f"{write_it.__qualname__}(): {{user.id}} in {option}='user:{{user.id}}' can't be taken of the argument 'user', "
+        "here of type int: AttributeError: 'int' object has no attribute 'id'"
+    )

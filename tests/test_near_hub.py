@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachekit.near.hub import Fresh, Hub, Ticket
+from cachekit.near.hub import Fresh, Hub, Ticket, _bits
 from cachekit.near.option import Near
 from cachekit.near.tier import PACKED, Tier
 from cachekit.tally import Tally
@@ -220,6 +220,36 @@ def test_hits_are_told_once() -> None:
     stage.tier.nodes[KEY].hits += 1
     stage.hub.touch(KEY)
     assert stage.tally.hits == 6
+
+
+def same_place(group: bytes, text: bytes) -> bytes:
+    """Another key that has the place of ``group`` in the tables, but not all of its hash."""
+    keys = (text % number for number in itertools.count())
+    return next(key for key in keys if hash(key) % 8192 == hash(group) % 8192 and _bits(key) != _bits(group))
+
+
+def test_a_key_in_the_place_of_a_group_voids_nothing_else() -> None:
+    """One plain key in 8192 falls there; were it taken for the group, each write of it would void a whole function."""
+    stage = Stage()
+    stage.put("a")
+    epoch = stage.hub.epoch
+    stage.hub.touch(same_place(GROUP, b"app:other:%d"))
+    assert stage.hub.epoch == epoch
+    stage.hub.touch_server(5)  # has every entry looked at once more
+    assert stage.get() == "a"
+    stage.hub.touch(GROUP)
+    assert stage.get() is PACKED
+
+
+@pytest.mark.parametrize("touched", [0, 1])
+def test_two_groups_in_one_place_are_both_heard_of(touched: int) -> None:
+    """To tell them apart there is no room: either voids what stands under any of the two."""
+    stage = Stage()
+    groups = (GROUP, same_place(GROUP, b"app:tag=%d"))
+    stage.put("a", groups=groups[:1])
+    stage.put("b", key=OTHER, groups=groups[1:])
+    stage.hub.touch(groups[touched])
+    assert stage.get((KEY, OTHER)[touched]) is PACKED
 
 
 # -- against a model ---------------------------------------------------------------------------------------------------

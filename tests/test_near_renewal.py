@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from support.apart import as_another_process
 from support.scripted import ScriptedServer
 
 from cachekit import Cache
@@ -114,7 +115,7 @@ def test_an_older_server_is_not_asked_so() -> None:
 
 def test_what_has_changed_is_sent(scene: Scene) -> None:
     """Somebody has refreshed it: the new value comes with the same reply."""
-    other = Cache(scene.scripted.url, prefix="p")
+    other = as_another_process(Cache(scene.scripted.url, prefix="p"))
     twin = other(ttl="1h", tags=["t"])(scene.call.uncached)
     assert twin.refresh(1) == BIG + "2"
     assert [scene.reread(), scene.call(1)] == [BIG + "2"] * 2
@@ -132,7 +133,7 @@ def test_what_was_removed_is_computed_again(scene: Scene) -> None:
 @pytest.mark.parametrize("verb", ["invalidate_all", "expire_all"])
 def test_under_another_generation_it_is_void(scene: Scene, verb: str) -> None:
     """The bytes are the same, and yet they don't count any more."""
-    other = Cache(scene.scripted.url, prefix="p")
+    other = as_another_process(Cache(scene.scripted.url, prefix="p"))
     assert getattr(other(ttl="1h", tags=["t"])(scene.call.uncached), verb)()
     assert [scene.reread(), scene.call(1)] == [BIG + "2"] * 2
     assert scene.runs == 2

@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from cachekit.near.sizes import allotted, immutable_bytes
+from cachekit.near.sizes import allotted, immutable_bytes, near_key_bytes
+from cachekit.near_calls import typed
 
 
 class Text(str):
@@ -91,3 +92,11 @@ def test_what_is_inside_counts() -> None:
 def test_memory_comes_in_pieces(size: int, taken: int) -> None:
     """Sixteen bytes, and pages from 128 KiB on."""
     assert allotted(size) == taken
+
+
+@pytest.mark.parametrize("value", [b"x" * 500, ("x" * 500,), ((b"x" * 500, True),)])
+def test_a_key_is_as_large_as_what_is_in_it(value: Any) -> None:
+    """Also where that stands behind its type."""
+    key = typed((value,))
+    assert key is not None
+    assert 500 < near_key_bytes(key) < 1100

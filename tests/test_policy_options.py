@@ -103,6 +103,25 @@ def test_sense_is_taken(field: dict[str, Any]) -> None:
         assert getattr(policy, name) is field.get(name, UNSET)
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("near", "that is a function's: @cache(near=…), or for all functions: policy=Policy(near=…)"),
+        ("tags", "that is a function's: @cache(tags=…)"),
+        ("beta", "that is a policy's: policy=Policy(beta=…)"),
+        ("watch", "that stands in the URL: 'memcached://host?watch=…'"),
+        ("prefx", "did you mean prefix=?"),
+        ("timeout", "it takes url, prefix, policy, on_error, spool"),
+    ],
+)
+def test_a_cache_says_where_an_option_belongs(option: str, said: str) -> None:
+    """Most that it does not take itself have a place of their own."""
+    given: dict[str, Any] = {option: 1}
+    with pytest.raises(ConfigurationError) as raised:
+        Cache("memory:", **given)
+    assert str(raised.value) == f"Cache takes no {option}=; {said}"
+
+
 def test_policies_are_frozen_values() -> None:
     """A policy can be named and shared: it can't be changed, and equal ones are equal."""
     policy = Policy(ttl=5)

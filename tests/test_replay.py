@@ -19,11 +19,11 @@ from cachekit.replay import LIMIT, LOT, Item, Kind, Lot, Replay
 HD, NF, ERROR = Reply("HD"), Reply("NF"), Reply("ERROR", error="SERVER_ERROR busy")
 
 
-def tell_all(replay: Replay, server: int = 0, groups: Any = tuple) -> list[Item]:
+def tell_all(replay: Replay, server: int = 0) -> list[Item]:
     """Have a server acknowledge everything; what it was told, in order."""
     told: list[Item] = []
     while replay.queues[server]:
-        items = replay.lot(server, groups).items
+        items = replay.lot(server).items
         replay.answered(server, items, [HD] * len(items))
         told += items
     return told
@@ -156,16 +156,16 @@ def test_the_bound_is_kept_whatever_comes() -> None:
 
 def test_after_an_overflow_every_known_group_is_bumped() -> None:
     """The queue is not empty before they are, and the overflow is over with them."""
-    replay = Replay(1, limit=1)
+    replay = Replay(1, 1, lambda: [b"gen=f", b"gen=g"])
     replay.keep(0, [b"a", b"b"], 3.0)
-    told = tell_all(replay, groups=lambda: [b"gen=f", b"gen=g"])
+    told = tell_all(replay)
     assert {(item.key, item.kind) for item in told} == {
-        (b"gen=f", Kind.GROUP),
-        (b"gen=g", Kind.GROUP),
+        (b"gen=f", Kind.STAND_IN),
+        (b"gen=g", Kind.STAND_IN),
         (b"b", Kind.ENTRY),
     }
     replay.keep(0, [b"c"], 4.0)
-    assert [item.key for item in tell_all(replay, groups=lambda: [b"gen=f"])] == [b"c"]
+    assert [item.key for item in tell_all(replay)] == [b"c"]
 
 
 def test_an_overflow_without_any_group_known_ends_as_well() -> None:
@@ -182,12 +182,12 @@ def test_an_overflow_without_any_group_known_ends_as_well() -> None:
 
 def test_an_overflow_while_groups_are_told_has_them_told_again() -> None:
     """The bumps that were on their way say nothing of what was let go of after them."""
-    replay = Replay(1, limit=1)
-    replay.keep(0, [b"a", b"b"], 3.0)
-    sent = replay.lot(0, lambda: [b"gen"]).items
-    replay.keep(0, [b"c"], 4.0)
+    replay = Replay(1, 1, lambda: [b"gen"])
+    replay.keep(0, [b"a", b"b"], 3.0, group=b"over")
+    sent = replay.lot(0).items
+    replay.keep(0, [b"c"], 4.0, group=b"over")
     replay.answered(0, sent, [HD] * len(sent))
-    assert b"gen" in {item.key for item in replay.lot(0, lambda: [b"gen"]).items}
+    assert {b"gen", b"over"} <= {item.key for item in replay.lot(0).items}
 
 
 # -- what another process has left ------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_forked_child_marks_differently() -> None:
 _KEYS = st.integers(0, 5)
 _STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("keep"), _KEYS, st.booleans(), st.sampled_from(list(Kind))),
+        st.tuples(st.just("keep"), _KEYS, st.booleans(), st.sampled_from([Kind.ENTRY, Kind.PLAIN, Kind.GROUP])),
         st.tuples(st.just("send")),
         st.tuples(st.just("hear"), st.lists(st.sampled_from([HD, NF, ERROR]), min_size=8, max_size=8)),
     ),
@@ -236,7 +236,7 @@ _STEPS = st.lists(
 @given(_STEPS, st.integers(1, 7))
 def test_nothing_is_lost(steps: list[Any], limit: int) -> None:
     """Whatever was invalidated is told after that and acknowledged, or waits, as hard as it was meant; or it was let go
-    of, and an overflow says so that is not older.
+    of, and an overflow says so that is not older, and the record over an entry waits in place of it.
     """
     replay = Replay(1, limit)
     owed: dict[bytes, tuple[float, bool]] = {}  # invalidated, and not acknowledged since: when, and whether hard
@@ -247,7 +247,10 @@ def test_nothing_is_lost(steps: list[Any], limit: int) -> None:
             key = b"%d" % number
             hard = not soft or kind == Kind.GROUP or owed.get(key, (0.0, False))[1]
             owed[key] = (float(at), hard)
-            replay.keep(0, [key], float(at), soft=soft, kind=kind)
+            group = b"over" if kind == Kind.ENTRY else b""
+            gone = replay.keep(0, [key], float(at), soft=soft, kind=kind, group=group).gone
+            if any(item.group for item in gone):
+                owed[b"over"] = (float(at), True)
         elif step[0] == "send":
             sent.append((replay.lot(0).items, dict(owed)))
         elif sent:
@@ -258,10 +261,11 @@ def test_nothing_is_lost(steps: list[Any], limit: int) -> None:
                 if reply is not ERROR and owed.get(item.key) == meant.get(item.key):
                     owed.pop(item.key, None)
         queue = replay.queues[0]
-        assert queue.size <= limit
+        assert queue.size <= limit + 1
         for key, (when, hard) in owed.items():
             item = queue.find(key)
             if item is None:
+                assert key != b"over"
                 assert queue.overflow is not None or replay.dropped
             else:
                 assert item.at == when or queue.overflow is not None
@@ -314,6 +318,18 @@ def test_a_server_that_was_told_everything_is_reported_once(caplog: pytest.LogCa
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
     assert "secret" not in caplog.text
     assert outbox.waiting() == {}
+
+
+def test_one_is_told_of_in_the_singular(caplog: pytest.LogCaptureFixture) -> None:
+    """A line in a log is read by people."""
+    caplog.set_level(logging.INFO, "cachekit")
+    outbox = outbox_of()
+    for keys in ([b"a"], [b"a", b"b"]):
+        outbox.keep(1, keys, soft=False, kind=0)
+        assert outbox.settle(1, outbox.lot(1).items, [HD] * len(keys))
+        outbox.report(1)
+    assert "memcached server b:1 was told 1 invalidation that was kept" in caplog.messages
+    assert "memcached server b:1 was told 2 invalidations that were kept" in caplog.messages
 
 
 def test_a_refusal_is_no_acknowledgement() -> None:

@@ -408,7 +408,7 @@ def test_the_end_of_the_process(mortal: Memcached, how: str) -> None:
         cache.set("k", 1)
         said, aside = run(SCRIPT, url_of(mortal), prefix, how)
         if how == "down":
-            assert f"memcached server {mortal.name} was never told 1 invalidations" in aside
+            assert f"memcached server {mortal.name} was never told 1 invalidation of this process" in aside
             assert prefix not in aside
             assert cache.get("k") == 1
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tags import Kind, Loud, bears, refused, report
 
-from cachekit import Cache, ConfigurationError, Policy
+from cachekit import MISS, Cache, ConfigurationError, Policy, current
 from cachekit.keys.compile import compile_keys
 from cachekit.keys.tags import MAX_TAGS, checked_tag, checked_tags, namespace_key, tag_key, tag_keys
 from cachekit.keys.wire import MAX_PREFIX_BYTES
@@ -166,18 +168,19 @@ def test_a_text_of_another_class_stands_for_what_it_holds(text: str) -> None:
     assert len(runs) == 3
 
 
-@pytest.mark.parametrize("tags", ["user:42", 7, None, b"user:42"])
+@pytest.mark.parametrize("tags", [7, None, b"user:42"])
 def test_tags_are_a_list(tags: Any) -> None:
-    """A callable that returns one text means that text, and not its letters; but it is asked to say so."""
+    """Nothing else is taken for one."""
     with pytest.raises(ConfigurationError, match=r"tags are a list of texts, such as \['user:42'\]"):
         checked_tags(tags)
     with pytest.raises(ConfigurationError, match="tags are a list of texts"):
         bears(report, 1, tags=lambda *_, **__: tags)
 
 
-def test_one_template_need_be_no_list() -> None:
-    """tags="all" at decoration is plain enough."""
+def test_one_tag_need_be_no_list() -> None:
+    """A text alone means that text, and not its letters: at decoration, and from a callable."""
     assert bears(report, 1, tags="all") == ["tag=all"]
+    assert bears(report, 1, tags=lambda user_id, **_: f"user:{user_id}") == ["tag=user:1"]
     assert bears(report, 1, tags="user:{user_id}") == ["tag=user:1"]
     assert "tags are a list" in refused(report, 7)
 
@@ -219,3 +222,62 @@ def test_many_tags_can_be_invalidated_in_one_call() -> None:
     assert cache.invalidate_tags(*[f"t{n}" for n in range(1000)])
     [square(n) for n in numbers]
     assert len(runs) == 20
+
+
+# -- templates where there are none ------------------------------------------------------------------------------------
+
+
+def current_tag(cache: Cache, tag: str) -> None:
+    """Name it in a run."""
+
+    @cache
+    def page() -> str:
+        current().tag(tag)
+        return "page"
+
+    page()
+
+
+NAMED: dict[str, Callable[[Cache, str], Any]] = {
+    "invalidate_tags": lambda cache, tag: cache.invalidate_tags("a", tag),
+    "expire_tags": lambda cache, tag: cache.expire_tags("a", tag),
+    "aio.invalidate_tags": lambda cache, tag: asyncio.run(awaited(cache.aio.invalidate_tags(tag))),
+    "aio.expire_tags": lambda cache, tag: asyncio.run(awaited(cache.aio.expire_tags(tag))),
+    "current().tag": current_tag,
+}
+
+
+async def awaited(coroutine: Any) -> Any:
+    """The coroutine as the user's own task has it."""
+    return await coroutine
+
+
+@pytest.mark.parametrize("verb", NAMED)
+@pytest.mark.parametrize("tag", ["user:{user_id}", "{user.id}", "{row[0]}:x"])
+def test_a_template_that_nobody_fills_in_is_warned_of(verb: str, tag: str) -> None:
+    """Where an f was forgotten nothing would be voided, and nobody would notice; the warning is the caller's line."""
+    with pytest.warns(UserWarning, match="only the decorators fill in templates") as caught:
+        NAMED[verb](Cache("memory:"), tag)
+    assert [each.filename for each in caught] == [__file__]
+
+
+@pytest.mark.parametrize("verb", NAMED)
+@pytest.mark.parametrize("tag", ["user:42", "a{}", "{0}", "{", "}{", "{a b}", '{"a": 1}', "user:*"])
+def test_other_texts_are_taken_in_silence(verb: str, tag: str, recwarn: pytest.WarningsRecorder) -> None:
+    """Braces alone are no template."""
+    NAMED[verb](Cache("memory:"), tag)
+    assert list(recwarn) == []
+
+
+def test_an_argument_with_braces_in_it_can_be_invalidated() -> None:
+    """It may look like a template, and yet it is what the entry bears: so it is warned of, and not refused."""
+    cache = Cache("memory:")
+
+    @cache(tags=["page:{slug}"])
+    def page(slug: str) -> str:
+        return slug
+
+    page("{slug}")
+    with pytest.warns(UserWarning, match="only the decorators"):
+        assert cache.invalidate_tags("page:{slug}")
+    assert page.peek("{slug}") is MISS

@@ -77,12 +77,19 @@ def test_a_template_may_name_what_is_inside_an_argument() -> None:
     assert bears(report, 1, 2, 3, 4, k=5, tags=["{more[1]}", "{rest[k]}", "{month}"]) == ["tag=4", "tag=5", "tag=None"]
 
 
-def test_what_a_template_runs_into_is_the_callers() -> None:
-    """Python's own error, as from a key template."""
-    with pytest.raises(AttributeError, match="id"):
-        bears(report, 1, tags=["{user_id.id}"])
-    with pytest.raises(IndexError):
+def test_a_template_that_does_not_fit_an_argument_is_named() -> None:
+    """With the function, the field and the argument; Python's own error is the cause."""
+    with pytest.raises(ConfigurationError) as raised:
+        bears(report, 1, tags=["all", "user:{user_id.id}"])
+    assert str(raised.value) == (
+        "report(): {user_id.id} in tags='user:{user_id.id}' can't be taken of the argument 'user_id', here of type "
+        "int: AttributeError: 'int' object has no attribute 'id'"
+    )
+    assert isinstance(raised.value.__cause__, AttributeError)
+    with pytest.raises(ConfigurationError, match=r"\{more\[0\]\} in tags=.*'more', here of type tuple: IndexError"):
         bears(report, 1, tags=["{more[0]}"])
+    with pytest.raises(ConfigurationError, match=r"\{rest\[k\]\} in tags=.*'rest', here of type dict: KeyError"):
+        bears(report, 1, tags=["{rest[k]}"])
 
 
 def test_braces_and_what_looks_like_code_are_text() -> None:
@@ -229,7 +236,7 @@ def test_a_set_of_tags_comes_to_one_order_in_every_process() -> None:
     [
         ([7], "a tag is text, not int"),
         ([""], "can't be empty"),
-        ("user:1", "tags are a list of texts"),
+        (b"user:1", "tags are a list of texts"),
         (None, "tags are a list of texts"),
         ([["a"]], "a tag is text, not list"),
     ],

@@ -335,3 +335,18 @@ def test_a_block_is_begun_once(local: Shop) -> None:
         local.cache.transaction(len)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="go above it"):
         local.cache.transaction()(staticmethod(len))
+
+
+def test_a_block_shows_how_far_it_is(local: Shop) -> None:
+    """In a debugger or a log: whose it is, and what has become of it."""
+    block = local.cache.transaction()
+    assert repr(block) == f"<Transaction of {local.cache!r}: not begun>"
+    with block:
+        local.cache.invalidate_tags("row:1", "row:2")
+        assert repr(block).endswith(": 2 collected>")
+    assert repr(block).endswith(": sent and acknowledged>")
+    block.acknowledged = False
+    assert repr(block).endswith(": sent, not acknowledged by every server>")
+    with local.cache.transaction() as empty:
+        pass
+    assert repr(empty).endswith(": ended, nothing sent>")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.apart import as_another_process
 from support.ears import Ear, listening, watch_of
 from support.memcached import Memcached
 from support.targets import own_prefix, url_of
@@ -30,7 +31,7 @@ runs = itertools.count(1)
 
 def watched(*servers: Memcached, prefix: str, options: str = "&watch=yes") -> Cache:
     """A cache as one of several processes has it: with a near tier of its own."""
-    return Cache(f"{url_of(*servers)}?deadline=5s{options}", prefix=prefix)
+    return as_another_process(Cache(f"{url_of(*servers)}?deadline=5s{options}", prefix=prefix))
 
 
 def reporting(cache: Cache, **options: Any) -> Any:

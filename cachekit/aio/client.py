@@ -14,6 +14,7 @@ from cachekit.errors import CacheError, Unreachable
 from cachekit.flows import direct as flows
 from cachekit.flows.tell import Group, bump, namespace_of, tags_of
 from cachekit.keys import wire_key
+from cachekit.keys.tags import warn_of_templates
 from cachekit.ops import Flow
 from cachekit.types import MISS, UNSET
 
@@ -155,17 +156,21 @@ class AsyncVerbs:
     # -- many entries at once ----------------------------------------------------------------------------------------
 
     async def invalidate_tags(self, *tags: str) -> bool:
-        """Void every entry that bears one of ``tags``, and any fill of one under way.
+        """Void every entry that bears one of ``tags``, and any fill of one under way. A tag is meant as it stands:
+        ``*`` is no wildcard, and a template such as ``"user:{user_id}"``, which only decorators fill in, gives a
+        ``UserWarning``.
 
         True once every server has acknowledged: from then no caller anywhere gets a value computed before. Raises
         ``ConfigurationError`` (a ``ValueError``) for a tag that is no text, or empty.
         """
+        warn_of_templates(tags)
         return await self._bump(tags_of(self._cache._prefix, tags))
 
     async def expire_tags(self, *tags: str) -> bool:
         """Invalidate every entry that bears one of ``tags`` softly: for each, the next caller refreshes it, and the
         others are served the old value meanwhile, as long as it may be stale by its header.
         """
+        warn_of_templates(tags)
         return await self._bump(tags_of(self._cache._prefix, tags), soft=True)
 
     async def invalidate_namespace(self, namespace: str) -> bool:

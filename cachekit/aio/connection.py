@@ -22,15 +22,15 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from contextvars import Context
 from functools import partial
 from typing import Any, Protocol
 
 from cachekit.aio.answers import end_of
+from cachekit.aio.deadlines import Deadlines
 from cachekit.aio.gets import Gets, Stored
-from cachekit.aio.groups import Group, Read
-from cachekit.errors import DeadlineExceeded, ProtocolError, ServerError, Unreachable
-from cachekit.network import tls_context
+from cachekit.aio.turns import Read, Turn
+from cachekit.aio.unclaimed import Late, Unclaimed
+from cachekit.errors import ProtocolError, ServerError, Unreachable
 from cachekit.ops import BATCH_KEYS
 from cachekit.servers import Server
 
@@ -43,17 +43,16 @@ MAX_BYTES = 1 << 20
 SMALL_BYTES = 1024
 """Up to here a request is small: it is counted, and not measured."""
 
+ROOM = 8
+"""Commands for which there is always room in an open turn: a read, and its questions."""
+
 _BUFFER_BYTES = 65_536
 _monotonic = time.monotonic
 
 Answer = asyncio.Future[bytes]
 """All the bytes of the replies to one request."""
 
-Late = Callable[[Any], None]
-"""Is given an answer for which nobody waits any more: what its future would have been given, None where it won't come.
-"""
-
-Taker = Gets | Group
+Taker = Gets | Turn
 """Many requests that stand in line as one, and take their answer off the stream by themselves."""
 
 Slot = tuple[Any, int, float, int]
@@ -85,7 +84,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
     def __init__(self, index: int, server: Server, deadline_s: float, owner: Owner) -> None:
         self.index, self.server, self.name = index, server, server.name
         self.deadline_s = deadline_s
-        self.opened_at = self._heard_at = _monotonic()
+        self.opened_at = self.heard_at = _monotonic()
         self.closed = self.heard = False
         self._owner = owner
         self._loop = asyncio.get_running_loop()
@@ -98,18 +97,14 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._slots: deque[Slot] = deque()
         self._queue: deque[tuple[Slot, bytes]] = deque()
-        self._entrusted: dict[asyncio.Future[Any], Late] = {}
-        self._unclaimed: dict[asyncio.Future[Any], Any] = {}
-        self.groups: dict[bytes, Group] = {}
+        self._unclaimed = Unclaimed(self._call_soon)
+        self.turn: Turn | None = None
         self._gets: Gets | None = None
         self._out: list[bytes] = []
         self._bytes = 0
         self._held = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._context = Context()
-        self._due_at = self.opened_at
-        self._excused: Slot | None = None
-        self._retired_at: float | None = None
+        self._deadlines = Deadlines(self, self._loop)
+        self.retired_at: float | None = None
         # What was read and not yet given out, and how far it was looked through: the head of the line ends after
         # ``_left`` more replies, the next of which begins at ``_at``.
         self._buffer = bytearray(_BUFFER_BYTES)
@@ -128,30 +123,36 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self._enter(answer, request, expected, since)
         return answer
 
-    def open_group(self, generation: bytes, opaque: int, question: bytes) -> Group:
-        """The group of those who read under ``generation`` in this turn of the loop; ``question`` asks for its number
-        under ``opaque``. ``groups`` holds those that are open.
+    def open_turn(self, opaque: int, number: int) -> Turn:
+        """Open the turn in which reads go out together from now on, with a token and perhaps a CAS number for its
+        questions. While it is open ``turn`` holds it, and there is ``ROOM`` in it.
         """
-        if not self.groups:
+        if not self._out:
             self._call_soon(self._flush)
-        group = self.groups[generation] = Group(opaque, question)
-        return group
+        turn = self.turn = Turn(opaque, number)
+        return turn
 
-    def read(self, request: bytes, group: Group) -> Read:
-        """Read one entry in an open group; the future of its one reply, and of the group. It fails with a
+    def make_room(self, commands: int) -> None:
+        """See to it that ``turn`` has room for so many reads and questions, if it is open."""
+        turn = self.turn
+        if turn is not None and len(turn.reads) + len(turn.tags) + len(turn.generations) + commands > BATCH_KEYS:
+            self._end_turn()
+
+    def read(self, request: bytes, turn: Turn) -> Read:
+        """Read one entry in the open turn; the future of its one reply, and of the turn. It fails with a
         ``ServerError``.
         """
         answer: Read = self._create_read()
-        group.requests.append(request)
-        group.reads.append(answer)
-        if len(group.reads) >= BATCH_KEYS:
-            self._enter_groups()
+        turn.requests.append(request)
+        turn.reads.append(answer)
+        if len(turn.reads) + len(turn.tags) + len(turn.generations) > BATCH_KEYS - ROOM:
+            self._end_turn()
         return answer
 
-    def _enter_groups(self) -> None:
-        groups, self.groups = self.groups, {}
-        for group in groups.values():
-            self._enter(group, group.request(), 0, 0.0)
+    def _end_turn(self) -> None:
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            self._enter(turn, turn.request(), 0, 0.0)
 
     def get(self, key: bytes) -> Stored:
         """Read a plain value, together with whatever else is read in this turn of the loop. Fails with a
@@ -186,25 +187,19 @@ class AsyncConnection(asyncio.BufferedProtocol):
         else:
             slots.append((answer, expected, self._turn_at, 0))
             out.append(request)
-        if self._timer is None:
-            self._look_after(self._turn_at)
+        if self._deadlines.timer is None:
+            self._deadlines.look_after(self._turn_at)
         if since:
-            # He has waited for the connection. That his time is up early says nothing of the server.
-            left_s = max(self.deadline_s / 10, since + self.deadline_s - _monotonic())
-            self._loop.call_later(left_s, self._give_up, answer, context=self._context)
+            self._deadlines.hasten(answer, since)
 
     @property
     def owes(self) -> bool:
         """Whether an answer is to come for which somebody was left in charge."""
-        return bool(self._entrusted)
+        return bool(self._unclaimed.entrusted)
 
     def entrust(self, answer: asyncio.Future[Any], to: Late) -> None:
         """Whoever waited for ``answer`` has gone: have ``to`` called with it when it comes; with None if it won't."""
-        data = self._unclaimed.get(answer)
-        if data is not None or self.closed:
-            to(data)
-        else:
-            self._entrusted[answer] = to
+        self._unclaimed.entrust(answer, to, closed=self.closed)
 
     def _ask_with_care(self, slot: Slot, request: bytes) -> None:
         """Send, where there is room for it, what is large or comes when much is under way; else have it wait."""
@@ -232,8 +227,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         self._enter_gets()
-        if self.groups:
-            self._enter_groups()
+        self._end_turn()
         out, self._out = self._out, []
         if out and self._transport is not None and not self.closed:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -247,7 +241,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """``nbytes`` have come (asyncio.BufferedProtocol)."""
         self._end += nbytes
-        self._heard_at = _monotonic()
+        self.heard_at = _monotonic()
         try:
             if self._end >= self._need:
                 self._need = 0
@@ -292,12 +286,8 @@ class AsyncConnection(asyncio.BufferedProtocol):
         """Give ``answer`` what came for it."""
         if not answer.done():
             answer.set_result(data)
-        elif answer in self._entrusted:
-            self._entrusted.pop(answer)(data)
-        elif answer.cancelled():
-            # Cancelled in this very turn of the loop, perhaps: its task runs before what is called soon from here.
-            self._unclaimed[answer] = data
-            self._call_soon(self._unclaimed.pop, answer, None)
+        else:
+            self._unclaimed.come(answer, data)
 
     def _given_out(self, data: bytes, seen: int, begin: int) -> None:
         """Answers were given out, up to ``begin`` in ``data``, which begins behind ``seen`` bytes of the buffer: there
@@ -307,7 +297,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self.heard = True
         if self._queue:
             self._fill_room()
-        if self._retired_at is not None and not self._slots:
+        if self.retired_at is not None and not self._slots:
             self.close()
 
     def _forget(self, data: bytes, seen: int, begin: int) -> None:
@@ -326,54 +316,24 @@ class AsyncConnection(asyncio.BufferedProtocol):
 
     # -- time --------------------------------------------------------------------------------------------------------
 
-    def _check(self) -> None:
-        """A deadline may have passed. One timer for all: who asked first is the first whose time is up."""
-        self._timer = None
-        now = _monotonic()
-        head = self._slots[0] if self._slots else None
-        if head is not None and head is not self._excused and now > self._due_at + self.deadline_s / 50:
-            # The loop was kept busy by something else, perhaps since before the request could leave it.
-            self._excused = head
-            self._look_after(now - 0.9 * self.deadline_s)
-            return
-        long_ago = now - self.deadline_s
-        waiting = [*self._slots, *(slot for slot, _ in self._queue)]
-        late = [slot[0] for slot in waiting if slot[2] <= long_ago]
-        for answer in late:
-            if not answer.done():
-                answer.set_exception(self._overdue())
-        if self._retired_at is not None and self._retired_at <= long_ago:
-            self.abort(self._overdue())
-        elif waiting and waiting[0][2] <= long_ago and self._retired_at is None:
-            silent = now - self._heard_at > self.deadline_s / 2
-            self._owner.overdue(self, silent)
-            self.retire()
-        pending = [slot[2] for slot in waiting if not slot[0].done()]
-        pending += [self._retired_at] if self._retired_at is not None else [slot[2] for slot in waiting[:1]]
-        if pending:
-            self._look_after(min(pending))
+    @property
+    def head(self) -> Slot | None:
+        """Whose answer is the next to come."""
+        return self._slots[0] if self._slots else None
 
-    def _give_up(self, answer: Answer | Taker) -> None:
-        if not answer.done():
-            answer.set_exception(self._overdue())
+    def waiting(self) -> list[Slot]:
+        """All that have no answer yet, in the order of their asking."""
+        return [*self._slots, *(slot for slot, _ in self._queue)]
 
-    def _look_after(self, asked_at: float) -> None:
-        """Look for those whose time is up when that of somebody is who asked at ``asked_at``."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self.closed:
-            left_s = max(0.001, asked_at + self.deadline_s - _monotonic())
-            self._due_at = _monotonic() + left_s
-            # In a context of its own: it is set anew again and again, and would keep the first caller's for ever.
-            self._timer = self._loop.call_later(left_s, self._check, context=self._context)
-
-    def _overdue(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"{self.name} did not answer in time", server=self.name)
+    def overdue(self, *, silent: bool) -> None:
+        """A deadline has passed; ``silent``: and nothing was heard."""
+        self._owner.overdue(self, silent)
+        self.retire()
 
     def retire(self) -> None:
         """Nothing more is asked here; what was asked is waited for, a deadline long, and then the connection closes."""
-        if self._retired_at is None:
-            self._retired_at = _monotonic()
+        if self.retired_at is None:
+            self.retired_at = _monotonic()
             if not self._slots:
                 self.close()
 
@@ -388,21 +348,19 @@ class AsyncConnection(asyncio.BufferedProtocol):
         if self.closed:
             return
         self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadlines.cancel()
         if self._transport is not None:
             self._transport.abort()
-        left = [slot[0] for slot in (*self._slots, *(slot for slot, _ in self._queue))]
-        left += self.groups.values()
+        left = [slot[0] for slot in self.waiting()]
+        if self.turn is not None:
+            left.append(self.turn)
         self._slots.clear()
         self._queue.clear()
         self._held = True  # whoever asks now goes the long way, where it shows that this is closed
         for answer in left:
             if not answer.done():
                 answer.set_exception(_again(error))
-        entrusted, self._entrusted = self._entrusted, {}
-        for gone in entrusted.values():
-            gone(None)
+        self._unclaimed.end()
         self._owner.lost(self, bool(left))
 
     # -- what the transport says -------------------------------------------------------------------------------------
@@ -410,7 +368,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open (asyncio.BaseProtocol)."""
         self._transport = transport  # type: ignore[assignment]
-        self.opened_at = self._heard_at = _monotonic()
+        self.opened_at = self.heard_at = _monotonic()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed, by the server or by the network (asyncio.BaseProtocol)."""
@@ -432,22 +390,10 @@ class AsyncConnection(asyncio.BufferedProtocol):
             self._fill_room()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "retired" if self._retired_at is not None else "open"
+        state = "closed" if self.closed else "retired" if self.retired_at is not None else "open"
         return f"<AsyncConnection {self.name} {state}, {len(self._slots)} under way>"
 
 
 def _again(error: ServerError) -> ServerError:
     """The same error for another: each who raises one adds his frames to it."""
     return type(error)(str(error), server=error.server)
-
-
-async def connect(connection: AsyncConnection) -> None:
-    """Open ``connection``: to the first of its server's addresses that answers. Raises ``OSError``."""
-    server, loop = connection.server, asyncio.get_running_loop()
-    context = tls_context(server.tls) if server.tls is not None else None
-    if server.path is not None:
-        await loop.create_unix_connection(lambda: connection, server.path)
-        return
-    host, port = str(server.host), server.port or 0
-    name = (server.tls.server_name or host) if server.tls is not None else None
-    await loop.create_connection(lambda: connection, host, port, ssl=context, server_hostname=name)

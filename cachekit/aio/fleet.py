@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from typing import Any, TypeVar
 
-from cachekit.aio.connection import Answer, AsyncConnection, connect
+from cachekit.aio.connect import connect
+from cachekit.aio.connection import Answer, AsyncConnection
 from cachekit.aio.loopback import AsyncLoopback
 from cachekit.aio.tasks import Tasks, unharmed
 from cachekit.errors import DeadlineExceeded, ProtocolError, Refused, ServerError, Unreachable

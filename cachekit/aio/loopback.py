@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cachekit.aio.connection import Answer
 from cachekit.aio.gets import Stored
-from cachekit.aio.groups import Group, Read
 from cachekit.direct import plain_value
 from cachekit.errors import ServerError
 
@@ -22,7 +20,6 @@ class AsyncLoopback:
     """A connection to the embedded server of this process. It never fails and never has to be opened again."""
 
     name = "memory:"
-    groups: Mapping[bytes, Group] = MappingProxyType({})
     index = 0
     closed = False
 
@@ -35,17 +32,6 @@ class AsyncLoopback:
         """The answer to ``request``, in a future that is done."""
         answer: Answer = self._loop.create_future()
         answer.set_result(self._handle(request))
-        return answer
-
-    def open_group(self, generation: bytes, opaque: int, question: bytes) -> Group:
-        """One read's own: there is nobody to share it with."""
-        return Group(opaque, question)
-
-    def read(self, request: bytes, group: Group) -> Read:
-        """The reply to a read and the group that it was made in, in a future that is done."""
-        answer: Read = self._loop.create_future()
-        group.reads.append(answer)
-        group.take(self._handle(request + group.question), 0)
         return answer
 
     def get(self, key: bytes) -> Stored:

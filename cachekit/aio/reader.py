@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any
 from zlib import crc32
 
-from cachekit.aio.connection import Answer
+from cachekit.aio.connection import ROOM
 from cachekit.aio.drive import finish, run
 from cachekit.aio.fleet import AnyLine, AsyncFleet
-from cachekit.aio.groups import Read
 from cachekit.aio.loops import Loops
+from cachekit.aio.turns import Read, Turn
 from cachekit.env import Env, Job
 from cachekit.errors import ProtocolError, ServerError, Unreachable
 from cachekit.flows.alone import run_uncached
@@ -45,93 +45,132 @@ def reader(recipe: Recipe, loops: Loops, env: Env, name: str, tags: TagsOf | Non
     if not recipe.enveloped:
         return slow.from_the_start
     one = tags is None and len(recipe.generations) == 1
-    read = _under_a_generation(slow) if one else _under_its_own(slow)
+    if loops.roster.embedded is not None:
+        read = _in_memory(slow, one)
+    else:
+        read = _under_a_generation(slow) if one else _under_many(slow)
     # Its coroutines bear the user's name in the warning about a forgotten await, and in what a task shows of itself.
     read.__name__ = read.__qualname__ = name
     return read
 
 
 def _under_a_generation(slow: _SlowPath) -> Reader:
-    """Reads ask for their generation together: once in a turn of the loop, behind all of them."""
+    """Reads under their function's generation alone."""
     recipe, loops, env = slow.recipe, slow.loops, slow.env
     roster, fleets, generation = loops.roster, loops.fleets, recipe.generations[0]
     table, mask, suspects = roster.ring.table, roster.ring.mask, roster.suspects
     tokens, glance, explicit = env.opaques, glance_at(recipe, env), env.explicit
     inside = FILLING.get  # inside of a run, that run must know of this call: the flows tell it
-    (own, question), (own_numbered, question_numbered) = recipe.split(), recipe.split(explicit=True)
+    own, own_numbered = recipe.alone(), recipe.alone(explicit=True)
 
     async def read(
         key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
     ) -> Any:
         index = table[crc32(key) & mask]
-        fleet = fleets.get(get_running_loop())
+        fleet: Any = fleets.get(get_running_loop())  # whose lines are connections here
         if fleet is None or index in suspects or inside() or (line := fleet.lines[index]) is None:
             return await slow.from_the_start(key, function, args, kwargs, ticket)
         opaque = next(tokens)
-        group = line.groups.get(generation)
-        if index in explicit:
-            group = group or line.open_group(generation, opaque, question_numbered % (env.number(index), opaque))
-            answer = line.read(own_numbered % (key, env.number(index), opaque), group)
-        else:
-            group = group or line.open_group(generation, opaque, question % opaque)
-            answer = line.read(own % (key, opaque), group)
+        number = env.number(index) if index in explicit else 0
+        turn = line.turn or line.open_turn(opaque, number)
+        turn.generations[generation] = None
+        answer = line.read(own_numbered % (key, number, opaque) if number else own % (key, opaque), turn)
         try:
-            reply, group = await answer
+            reply, turn = await answer
         except ServerError as error:
-            return await slow.after_failure(
-                slow.job(key, function, args, kwargs, ticket), fleet, line, answer, opaque, error
-            )
+            job = slow.job(key, function, args, kwargs, (), ticket)
+            return await slow.after_failure(job, fleet, line, answer, opaque, error)
         except BaseException:
-            slow.left(slow.job(key, function, args, kwargs, ticket), fleet, line, answer, opaque)
+            slow.left(slow.job(key, function, args, kwargs, (), ticket), fleet, line, answer, opaque)
             raise
-        value = glance(key, reply, opaque, index, group.number)
+        value = glance(key, reply, opaque, index, turn.numbers[generation])
         if value is not NOT_PLAIN and value is not EARLY:
             if ticket is not None:
                 slow.keep(ticket, key, index, reply, value, ())
             return value
-        job, data = slow.job(key, function, args, kwargs, ticket), group.whole(reply, opaque)
+        job = slow.job(key, function, args, kwargs, (), ticket)
+        data = turn.whole(reply, opaque, job.groups)
         return await slow.after_answer(job, fleet, line, data, opaque, early=value is EARLY)
 
     return read
 
 
-def _under_its_own(slow: _SlowPath) -> Reader:
-    """Each read asks for its generations itself: those of its own tags, of a namespace, or none at all."""
+def _under_many(slow: _SlowPath) -> Reader:
+    """Reads that stand under records of their own tags and of a namespace, too; or under none at all."""
     recipe, loops, env, tags_of = slow.recipe, slow.loops, slow.env, slow.tags_of
-    roster, fleets, common = loops.roster, loops.fleets, len(recipe.generations)
+    roster, fleets, generations = loops.roster, loops.fleets, recipe.generations
     table, mask, suspects = roster.ring.table, roster.ring.mask, roster.suspects
-    tokens, glance, explicit, asking = env.opaques, glance_at(recipe, env), env.explicit, recipe.read_tagged
+    tokens, glance, explicit, common = env.opaques, glance_at(recipe, env), env.explicit, 1 + len(generations)
     inside = FILLING.get  # as above
+    own, own_numbered = recipe.alone(), recipe.alone(explicit=True)
 
     async def read(
         key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
     ) -> Any:
         tags = tags_of(*args, **kwargs) if tags_of is not None else ()
         index = table[crc32(key) & mask]
-        fleet = fleets.get(get_running_loop())
+        fleet: Any = fleets.get(get_running_loop())  # whose lines are connections here
         if fleet is None or index in suspects or inside() or (line := fleet.lines[index]) is None:
-            return await slow.from_the_start(key, function, args, kwargs, ticket)
-        opaque, groups = next(tokens), len(tags) + common
-        if index in explicit:
-            request = recipe.read(key, opaque, env.number(index), tags=tags)
-        else:
-            request = asking(key, opaque, tags)
-        answer = line.ask(request, 1 + groups)
+            return await slow.unread(slow.job(key, function, args, kwargs, tags, ticket))
+        opaque = next(tokens)
+        number = env.number(index) if index in explicit else 0
+        if len(tags) + common > ROOM:
+            line.make_room(len(tags) + common)
+        turn = line.turn or line.open_turn(opaque, number)
+        for tag in tags:
+            turn.tags[tag] = None
+        for generation in generations:
+            turn.generations[generation] = None
+        answer = line.read(own_numbered % (key, number, opaque) if number else own % (key, opaque), turn)
         try:
-            data = await answer
+            reply, turn = await answer
         except ServerError as error:
-            return await slow.after_failure(
-                slow.job(key, function, args, kwargs, ticket), fleet, line, answer, opaque, error
-            )
+            job = slow.job(key, function, args, kwargs, tags, ticket)
+            return await slow.after_failure(job, fleet, line, answer, opaque, error)
         except BaseException:
-            slow.left(slow.job(key, function, args, kwargs, ticket), fleet, line, answer, opaque)
+            slow.left(slow.job(key, function, args, kwargs, tags, ticket), fleet, line, answer, opaque)
             raise
-        value = glance(key, data, opaque, index, None, groups)
+        told, numbers = [], turn.numbers
+        for tag in tags:
+            told.append(numbers[tag])  # noqa: PERF401 - a comprehension would be a call
+        for generation in generations:
+            told.append(numbers[generation])  # noqa: PERF401
+        value = glance(key, reply, opaque, index, tuple(told), len(told))
         if value is not NOT_PLAIN and value is not EARLY:
             if ticket is not None:
-                slow.keep(ticket, key, index, data, value, tags)
+                slow.keep(ticket, key, index, reply, value, tags)
             return value
-        job = slow.job(key, function, args, kwargs, ticket)
+        job = slow.job(key, function, args, kwargs, tags, ticket)
+        data = turn.whole(reply, opaque, job.groups)
+        return await slow.after_answer(job, fleet, line, data, opaque, early=value is EARLY)
+
+    return read
+
+
+def _in_memory(slow: _SlowPath, one: bool) -> Reader:
+    """Reads from the embedded server: nothing is sent, so there is nothing to share and nothing to wait for. ``one``:
+    under a generation alone.
+    """
+    recipe, fleets, env, tags_of = slow.recipe, slow.loops.fleets, slow.env, slow.tags_of
+    tokens, glance, explicit = env.opaques, glance_at(recipe, env), env.explicit
+    asking, common, inside = recipe.read_tagged, len(recipe.generations), FILLING.get
+
+    async def read(
+        key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
+    ) -> Any:
+        tags = tags_of(*args, **kwargs) if tags_of is not None else ()
+        fleet = fleets.get(get_running_loop())
+        if fleet is None or inside() or (line := fleet.lines[0]) is None:
+            return await slow.unread(slow.job(key, function, args, kwargs, tags, ticket))
+        opaque, many = next(tokens), 0 if one else len(tags) + common
+        request = recipe.read(key, opaque, env.number(0), tags=tags) if explicit else asking(key, opaque, tags)
+        data = await line.ask(request, 1 + many)
+        value = glance(key, data, opaque, 0, None, many)
+        if value is not NOT_PLAIN and value is not EARLY:
+            if ticket is not None:
+                slow.keep(ticket, key, 0, data, value, tags)
+            return value
+        job = slow.job(key, function, args, kwargs, tags, ticket)
         return await slow.after_answer(job, fleet, line, data, opaque, early=value is EARLY)
 
     return read
@@ -145,10 +184,15 @@ class _SlowPath:
         self._keep_plain: Callable[..., None] | None = None
 
     def job(
-        self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
+        self,
+        key: bytes,
+        function: Function,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tags: tuple[bytes, ...],
+        ticket: Any = None,
     ) -> Job:
         """The call as the flows want it."""
-        tags = self.tags_of(*args, **kwargs) if self.tags_of is not None else ()
         index = self.loops.roster.ring.index(key)
         return Job(self.recipe, key, index, partial(function, *args, **kwargs), tags, ticket)
 
@@ -163,12 +207,18 @@ class _SlowPath:
     async def from_the_start(
         self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], ticket: Any = None
     ) -> Any:
-        """Nothing has been asked yet."""
-        return await run(call(self.job(key, function, args, kwargs, ticket), self.env, None), self.loops.here())
+        """Nothing has been asked yet, also not for tags."""
+        tags = self.tags_of(*args, **kwargs) if self.tags_of is not None else ()
+        return await self.unread(self.job(key, function, args, kwargs, tags, ticket))
+
+    async def unread(self, job: Job) -> Any:
+        """No server has been asked yet."""
+        return await run(call(job, self.env, None), self.loops.here())
 
     async def uncached(self, key: bytes, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The ttl is 0."""
-        return await run(run_uncached(self.job(key, function, args, kwargs), self.env), self.loops.here())
+        tags = self.tags_of(*args, **kwargs) if self.tags_of is not None else ()
+        return await run(run_uncached(self.job(key, function, args, kwargs, tags), self.env), self.loops.here())
 
     async def after_answer(
         self, job: Job, fleet: AsyncFleet, line: AnyLine, data: bytes, opaque: int, *, early: bool
@@ -195,7 +245,7 @@ class _SlowPath:
         return call(job, self.env, replies, early=early)
 
     async def after_failure(
-        self, job: Job, fleet: AsyncFleet, line: AnyLine, answer: Read | Answer, opaque: int, error: ServerError
+        self, job: Job, fleet: AsyncFleet, line: AnyLine, answer: Read, opaque: int, error: ServerError
     ) -> Any:
         """The read failed. On a connection that the server had closed it is made once more, on a new one."""
         self.left(job, fleet, line, answer, opaque)
@@ -209,12 +259,12 @@ class _SlowPath:
         self.env.missed(job, "no answer")
         return await run(without_server(job, self.env), fleet)
 
-    def left(self, job: Job, fleet: AsyncFleet, line: AnyLine, answer: Read | Answer, opaque: int) -> None:
+    def left(self, job: Job, fleet: AsyncFleet, line: AnyLine, answer: Read, opaque: int) -> None:
         """The caller went on without the answer. Should one come, with a lease in it, the lease is given back."""
 
-        def heard(told: Any) -> None:
-            data = told[1].whole(told[0], opaque) if isinstance(told, tuple) else told
-            if data is None:
+        def heard(told: tuple[bytes, Turn] | None) -> None:
+            data = b"" if told is None else told[1].whole(told[0], opaque, job.groups)
+            if told is None:
                 self.env.read_lost(job.key)
             elif b" W" in data:
                 try:

@@ -1,4 +1,8 @@
-"""Run without a lease, and store nothing: the server can't be asked, or gives no lease."""
+"""Run without a lease, and store nothing: the server can't be asked, or gives no lease.
+
+While it can't be asked, the threads of this process still share one run. Where it answers, each caller runs: the server
+may have acknowledged an invalidation to another process meanwhile, and only a lease would tell.
+"""
 
 # Annotations are not postponed here, as in the other flows.
 

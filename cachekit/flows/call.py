@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from cachekit.env import Env, Job
 from cachekit.errors import DecodeError
-from cachekit.flows.alone import ROUNDS, inside_itself, run_inside_itself, run_unprotected
+from cachekit.flows.alone import ROUNDS, inside_itself, run_bare, run_inside_itself, run_unprotected
 from cachekit.flows.fill import fill, pass_by
 from cachekit.flows.lease import (
     NOTHING_KNOWN,
@@ -127,7 +127,9 @@ def _compete(job: Job, env: Env, patience: Patience, replies: Replies | None, ea
         else:
             # Void: invalidated, unreadable, or due and not to be claimed (somebody's touch took its end away).
             replies = yield from ask(void_and_read(job, env, sight.lease.cas))
-    return (yield from run_unprotected(job, env))
+    # The server is there, and may have acknowledged an invalidation to another process: so nobody joins this run, for
+    # it has no lease that would tell whether it began before.
+    return (yield from run_bare(job, env))
 
 
 def _look_closer(job: Job, env: Env, sight: _Sight) -> Flow[Replies]:
@@ -239,7 +241,7 @@ def _serve(job: Job, env: Env, patience: Patience, lease: Lease, standing: Stand
         return None
     except Recalled as recall:
         recalled = recall.error
-        env.touched(job.key)  # a value that is kept near is older
+        env.outdated(job.key)  # a value that is kept near is older
     patience.served(standing.judgement)
     if recalled is None:
         keep_near(job, env, standing.reply, standing.judgement, value)

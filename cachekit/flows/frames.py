@@ -122,3 +122,13 @@ FILLING: ContextVar[tuple[Filling, ...]] = ContextVar("cachekit_filling", defaul
 def around() -> list[Filling]:
     """The fills that the current code is inside of, outermost first, and that go on still."""
     return [frame for frame in FILLING.get() if not frame.notes.over]
+
+
+def passed_by(name: str) -> None:
+    """A cached call of ``name`` just runs here, with its cache off. The run around it, if it is inside of one that goes
+    on, can't be told what that stands under.
+    """
+    outer = around()
+    if outer and outer[-1].notes.hears:
+        notes = outer[-1].notes
+        notes.unsure = notes.unsure or f"around: {name} ran around the cache inside of it"

@@ -216,7 +216,7 @@ def stored(jobs: list[Job], env: Env) -> Flow[dict[bytes, Stored]]:
             if judgement.header is not None:
                 hand_on(by_key[key], env, judgement.header.generations, since, judgement.header.marks)
             if recipe.near is not None:
-                env.touched(key)  # not kept: it may be softly invalid. Nor is what may be older than this served again
+                env.outdated(key)  # not kept: it may be softly invalid. Nor is what may be older than this served again
             try:
                 values[key] = Stored(judgement.header, recipe.open(reply, judgement))
             except Recalled as recalled:

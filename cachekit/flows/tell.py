@@ -87,7 +87,8 @@ def tell(job: Job, env: Env, request: Request) -> Flow[bool]:
         env.touched(job.key)  # what was read meanwhile may be from before
         env.flights.forget(job.key)  # also where it was interrupted: it may have gone through
         if not acknowledged:
-            env.undelivered(job.server, job.key, soft=soft)
+            over = job.recipe.generations[-1:]  # its function's record, or else its namespace's
+            env.undelivered(job.server, job.key, soft=soft, group=over[0] if over else b"")
     if env.hooks.on_invalidate.listeners:
         env.hooks.on_invalidate.emit(Invalidate(job.recipe.name, job.key.decode(), acknowledged, soft=soft))
     return acknowledged

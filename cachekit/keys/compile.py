@@ -30,8 +30,8 @@ from cachekit.keys import canonical, plain
 from cachekit.keys.forms import record
 from cachekit.keys.identity import Identity, callback_arguments, identify
 from cachekit.keys.readable import URL_SAFE, printable, shorten
-from cachekit.keys.tags import checked_tags, namespace_key, tag_key, tag_keys, text_of
-from cachekit.keys.template import Template, parse_template
+from cachekit.keys.tags import checked_tags, listed, namespace_key, tag_key, tag_keys, text_of
+from cachekit.keys.template import PATH_FAULTS, Template, misfit, parse_template
 from cachekit.keys.wire import MAX_KEY_BYTES
 
 _DIGEST_BYTES = 18
@@ -67,15 +67,20 @@ class KeyMaker(NamedTuple):
 
 
 Tags = str | Iterable[str] | Callable[..., Iterable[str]]
-"""What ``tags=`` takes: templates such as ``"user:{user_id}"``, or a callable of the arguments that returns tags."""
+"""What ``tags=`` takes: templates such as ``"user:{user_id}"``, or a callable of the arguments that returns tags; where
+there is one only, it may stand alone.
+"""
 
 
 class _Part(NamedTuple):
-    """One value that a key stands for: its name in errors, the source that yields it, and whether it is a bare name."""
+    """One value that a key stands for: its name in errors, the source that yields it, and whether it is a bare name;
+    ``template``: where it is a field of one.
+    """
 
     label: str
     source: str
     kind: Any = None
+    template: str = ""
 
 
 def digest(*parts: object) -> bytes:
@@ -138,12 +143,13 @@ def compile_tags(
     while any(name.startswith(h) for name in identity.parameters):
         h += "_"
     scope: dict[str, Any] = {"prefix": identity.prefix, "type": type, "plain": (int, str), "text": text_of}
+    scope |= _path_helpers(identity)
     lines: list[str] = []
     if callable(tags):
         scope |= {"tags": tags, "keys": tag_keys}
         lines.append(f"{h}found = {h}keys({h}prefix, {h}tags({callback_arguments('tags', tags, identity.signature)}))")
     else:
-        templates = checked_tags((tags,) if isinstance(tags, str) else tags)
+        templates = checked_tags(listed(tags))
         names = [_tag(template, number, identity, h, lines, scope) for number, template in enumerate(templates)]
         lines.append(f"{h}found = ({''.join(name + ', ' for name in names)})")
         if not templates and namespace is None:
@@ -168,15 +174,33 @@ def _tag(template: str, number: int, identity: Identity, h: str, lines: list[str
     source = repr(parsed.literals[0])
     for at, (field, expression) in enumerate(zip(parsed.fields, parsed.expressions, strict=True)):
         part = f"{h}{number}_{at}"
-        lines += [f"{part} = {expression}", f"if {h}type({part}) not in {h}plain: {part} = {h}text({part}, {field!r})"]
+        lines += _taken(part, expression, field, f"tags={template!r}", h)
+        lines.append(f"if {h}type({part}) not in {h}plain: {part} = {h}text({part}, {field!r})")
         source += f" + f'{{{part}}}' + {parsed.literals[at + 1]!r}"
     return f"{h}key({h}prefix, {source})"
+
+
+def _path_helpers(identity: Identity) -> dict[str, Any]:
+    return {"faults": PATH_FAULTS, "misfit": misfit, "locals": locals, "function": identity.qualname}
+
+
+def _taken(name: str, expression: str, field: str, template: str, h: str) -> list[str]:
+    """The source that gives ``name`` what ``field`` of ``template`` stands for."""
+    if expression.isidentifier():
+        return [f"{name} = {expression}"]
+    return [
+        f"try: {name} = {expression}",
+        f"except {h}faults as {h}error:",
+        f"    raise {h}misfit({h}error, {h}function, {template!r}, {field!r}, {h}locals()) from {h}error",
+    ]
 
 
 def _parts(identity: Identity, helper: str, template: Template | None, key: object) -> list[_Part]:
     """List what the key stands for, in the order in which it is encoded."""
     if template is not None:
-        return [_Part(field, source) for field, source in zip(template.fields, template.expressions, strict=True)]
+        given = f"key={key!r}"
+        fields = zip(template.fields, template.expressions, strict=True)
+        return [_Part(field, source, template=given) for field, source in fields]
     if callable(key):
         return [_Part("key", f"{helper}key({callback_arguments('key', key, identity.signature)})")]
     counted = (p for p in identity.signature.parameters.values() if p.name not in identity.ignored)
@@ -191,6 +215,9 @@ def _make_body(parts: list[_Part], h: str, fixed: bool) -> list[str]:
         if part.kind is inspect.Parameter.VAR_KEYWORD:
             name = f"{h}{number}"
             lines.append(f"{name} = {h}tuple({h}sorted({part.source}.items())) if {part.source} else ()")
+        elif part.template:
+            name = f"{h}{number}"
+            lines += _taken(name, part.source, part.label, part.template, h)
         elif part.kind is None:
             name = f"{h}{number}"
             lines.append(f"{name} = {part.source}")
@@ -283,6 +310,7 @@ class _Digester:
             "url_safe": URL_SAFE,
             "head": self.fixed_head if self.fixed else self.head,
             "slow": self.slow,
+            **_path_helpers(self.identity),
         }
 
     def slow(self, values: tuple[object, ...]) -> bytes:

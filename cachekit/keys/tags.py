@@ -13,6 +13,7 @@ Tags belong to the prefix of a cache, not to a namespace. A record's key is read
 from __future__ import annotations
 
 import re
+import warnings
 from binascii import b2a_base64
 from collections.abc import Iterable
 from contextlib import suppress
@@ -30,6 +31,7 @@ MAX_TAGS: Final = 128
 """Most tags on one entry: every hit asks for the generation of each."""
 
 _READABLE = re.compile(r"[!-$&-~]{1,100}").fullmatch
+_FIELD = re.compile(r"\{[A-Za-z_][\w.\[\]]*\}").search
 _TEXTS = frozenset({int, bool, float, type(None), date, datetime, time, Decimal})
 
 
@@ -88,10 +90,29 @@ def checked_tags(tags: Iterable[Any]) -> tuple[str, ...]:
     return found
 
 
+def listed(tags: Any) -> Any:
+    """What a user gives as tags, where one text stands for itself."""
+    return (tags,) if isinstance(tags, str) else tags
+
+
+def warn_of_templates(tags: Iterable[Any], stacklevel: int = 2) -> None:
+    """Warn where one of ``tags`` looks like a template that nobody has filled in. Not refused: an argument's own text
+    may have braces in it, and what bears such a tag must stay within reach.
+    """
+    if any("{" in tag and _FIELD(tag) for tag in tags if isinstance(tag, str)):
+        warnings.warn(  # always the same text: Python remembers each one that it has shown
+            "a tag is taken as it stands, {braces} included: only the decorators fill in templates. Was an f-string "
+            "meant?",
+            UserWarning,
+            stacklevel + 1,
+        )
+
+
 def tag_keys(prefix: bytes, tags: Iterable[Any]) -> tuple[bytes, ...]:
     """The wire keys of the records behind ``tags``, each once, in an order that does not depend on theirs: a set has
-    another one in each process. Raises ``ConfigurationError``.
+    another one in each process. One text stands for itself. Raises ``ConfigurationError``.
     """
+    tags = listed(tags)
     if type(tags) in (list, tuple):
         with suppress(TypeError):  # what can't be hashed is no tag, which is said below
             return _tag_keys(prefix, tuple(tags))

@@ -7,7 +7,7 @@ filled-in text is only for the reader, so neither ``1`` and ``"1"`` nor a colon 
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime
 from enum import Enum
 from typing import NamedTuple
@@ -67,6 +67,22 @@ def parse_template(template: str, parameters: Collection[str], option: str = "ke
     if not fields and option == "key":
         raise ConfigurationError(f"key={template!r} names no argument, so all calls would share one entry")
     return Template(tuple(fields), tuple(expressions), tuple(literals))
+
+
+PATH_FAULTS = (AttributeError, LookupError, TypeError)
+"""What a field such as ``{user.id}`` or ``{row[0]}`` raises of an argument that has no such thing."""
+
+
+def misfit(
+    error: Exception, function: str, template: str, field: str, arguments: Mapping[str, object]
+) -> ConfigurationError:
+    """What is raised where ``field`` of ``template`` (with the option's name) can't be taken of a call's arguments."""
+    first = str(_split(template, field)[0])
+    kind = type(arguments[first]).__qualname__ if first in arguments else "none"
+    return ConfigurationError(
+        f"{function}(): {{{field}}} in {template} can't be taken of the argument {first!r}, here of type {kind}: "
+        f"{type(error).__name__}: {error}"
+    )
 
 
 def _expression(what: str, field: str, parameters: Collection[str]) -> str:

@@ -7,7 +7,9 @@ ticket. Each touch is noted in a table of fixed size, by a hash: two keys in one
 and then, and never the truth.
 
 **Groups.** To touch a record over many entries does not visit them. It moves the *epoch* on; an entry that is found
-under another epoch than the one it was last looked at in is held against the table first, once.
+under another epoch than the one it was last looked at in is held against a second table first, once. In there are only
+touches of records that entries here stand under, which are known by 16 more bits of their hash: otherwise one plain
+key in 8192 would void a whole function, whenever it is written.
 
 **Backwards.** Of two reads under way together the later sent one counts, also where what it brought has been evicted
 meanwhile: an eviction is noted in the table as well.
@@ -22,11 +24,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from cachekit.near.option import Near
-from cachekit.near.sizes import allotted, immutable_bytes
+from cachekit.near.sizes import allotted, immutable_bytes, near_key_bytes
 from cachekit.near.tier import PACKED, Node, Tier, settle
 
 _PLACES: Final = 8192
 _MASK: Final = _PLACES - 1
+_SEVERAL: Final = 0xFFFF
+"""Stands for the further bits where the records of several groups have one place."""
 
 NODE_BYTES: Final = 390
 """What an entry takes besides its key, its value and its places in the tables: measured (docs/design/near/)."""
@@ -70,8 +74,8 @@ class Hub:
     """
 
     __slots__ = (
-        "__weakref__", "_floor", "_forgotten", "_grouped", "_lock", "_places", "_servers", "_tokens", "epoch",
-        "monotonic", "tiers", "watch",
+        "__weakref__", "_floor", "_forgotten", "_group_places", "_grouped", "_lock", "_places", "_servers", "_tokens",
+        "epoch", "monotonic", "tiers", "watch",
     )  # fmt: skip
 
     def __init__(self, tokens: Iterator[int], monotonic: Callable[[], float]) -> None:
@@ -81,7 +85,8 @@ class Hub:
         """Who hears of other processes' changes (watch/registry.py), on a watched ring."""
         self.tiers: dict[Near, Tier] = {}
         self._places = array("Q", bytes(8 * _PLACES))
-        self._grouped = bytearray(_PLACES)
+        self._group_places = array("Q", bytes(8 * _PLACES))
+        self._grouped = array("H", bytes(2 * _PLACES))
         self._servers: dict[int, int] = {}
         self._forgotten: deque[tuple[Tier, dict[Any, Node]]] = deque()
         self._floor = self.epoch = next(tokens)
@@ -122,7 +127,7 @@ class Hub:
     def holds(self, tier: Tier, node: Node) -> bool:
         """Whether nothing that ``node`` depends on was touched since its ticket; else it is dropped."""
         epoch = self.epoch  # before the looks: a touch after this line moves it on once more
-        if self._touched_since(node.ticket, node.server, node.groups):
+        if self._touched_since(node.ticket, node.server, node.groups, self._group_places):
             with self._lock:
                 if node.live:
                     tier.remove(node)
@@ -130,18 +135,17 @@ class Hub:
         node.epoch = epoch
         return node.live
 
-    def _touched_since(self, number: int, server: int, groups: tuple[bytes, ...]) -> bool:
+    def _touched_since(self, number: int, server: int, keys: tuple[bytes, ...], places: "array[int]") -> bool:
         if self._floor > number or self._servers.get(server, 0) > number:
             return True
-        places = self._places
-        for group in groups:  # noqa: SIM110 - a generator takes as long as all the rest
-            if places[hash(group) & _MASK] > number:
+        for key in keys:  # noqa: SIM110 - a generator takes as long as all the rest
+            if places[hash(key) & _MASK] > number:
                 return True
         return False
 
     def alias(self, tier: Tier, node: Node, table: dict[Any, Node], key: tuple[Any, ...]) -> None:
         """Let ``node`` be found under ``key`` in a caller's ``table``, too."""
-        size = allotted(56 + 8 * len(key)) + sum([immutable_bytes(each) or 0 for each in key])
+        size = near_key_bytes(key)
         if size <= _WORTH_ASKING:
             with self._lock:
                 self._note(tier.alias(node, table, key, size))
@@ -165,7 +169,7 @@ class Hub:
             node, number = tier.nodes.get(key), ticket.number
             if node is not None and node.ticket > number and not stored:
                 return False
-            late = ends <= now or self._touched_since(number, fresh.server, (key, *fresh.groups))
+            late = ends <= now or self._touched_since(number, fresh.server, (key, *fresh.groups), self._places)
             if stored:
                 number = self._places[hash(key) & _MASK] = next(self._tokens)
             if node is not None and late:
@@ -211,14 +215,16 @@ class Hub:
         node.cas, node.numbers = (fresh.cas, fresh.numbers) if asks else (0, ())
         node.delta_us, node.created_s, node.tally = fresh.delta_us, fresh.created_s, fresh.tally
         for group in fresh.groups:
-            self._grouped[hash(group) & _MASK] = 1
+            place, bits, known = hash(group) & _MASK, _bits(group), self._grouped[hash(group) & _MASK]
+            self._grouped[place] = bits if known in (0, bits) else _SEVERAL
 
     def prolong(self, tier: Tier, node: Node, ticket: Ticket) -> bool:
         """The server says that the value of ``node`` is what stands there still: keep it for another ttl. False where
         it was touched since the call began.
         """
         with self._lock:
-            if not node.live or self._touched_since(ticket.number, node.server, (node.key, *node.groups)):
+            keys = (node.key, *node.groups)
+            if not node.live or self._touched_since(ticket.number, node.server, keys, self._places):
                 return False
             if node.ticket < ticket.number:
                 node.ticket, node.epoch = ticket.number, self.epoch
@@ -232,11 +238,13 @@ class Hub:
         with self._lock:
             number, place = next(self._tokens), hash(key) & _MASK
             self._places[place] = number
+            known = self._grouped[place]
             for tier in self.tiers.values():
                 node = tier.nodes.get(key)
                 if node is not None:
                     tier.remove(node)
-            if self._grouped[place]:
+            if known and (known == _SEVERAL or known == _bits(key)):
+                self._group_places[place] = number
                 self.epoch = number  # last: who sees it finds the rest done
 
     def touch_server(self, index: int) -> None:
@@ -271,3 +279,8 @@ class Hub:
         with self._lock:
             for node in tier.nodes.values():
                 settle(node)
+
+
+def _bits(key: bytes) -> int:
+    """Of the hash what does not say the place; never 0, and never ``_SEVERAL``."""
+    return (hash(key) >> 13) % (_SEVERAL - 1) + 1

@@ -55,6 +55,20 @@ def _nest_bytes(nest: Any) -> int | None:
     return whole
 
 
+def near_key_bytes(key: tuple[Any, ...]) -> int:
+    """How much memory a key of a caller's own making takes, in which what has equals of other types stands behind its
+    type (near_calls.py).
+    """
+    size = allotted(56 + 8 * len(key))
+    for each in key:
+        if type(each) is not tuple:
+            size += immutable_bytes(each) or 0
+        else:
+            kind, value = each
+            size += 80 + (near_key_bytes(value) if kind is tuple else immutable_bytes(value) or 0)
+    return size
+
+
 def allotted(size: int) -> int:
     """The memory that an object of ``size`` bytes really takes."""
     if size <= _HEAP_FROM:

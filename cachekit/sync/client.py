@@ -222,8 +222,7 @@ class Verbs(GroupVerbs, Direct):
         finally:
             if reply is None and until == AT_ONCE and how in REPLACING:  # that was to remove what is there
                 self._undelivered(wire)
-            if self._env.near is not None:
-                self._env.touched(wire)
+            self._env.touched(wire)
         return reply is not None and reply.code == "HD"
 
     def _command(self, wire: bytes, request: Request, opaque: int, *, retry: bool = False) -> Reply | None:

@@ -195,10 +195,14 @@ class Fleet(Roster):
         super().failed(index, error, refused=refused)
 
     def try_server(self, index: int) -> None:
-        """Connect to a server, have it answer something, and tell it what it has to be told. Raises ``ServerError``."""
+        """Connect to a server, have it say its version, and tell it what it has to be told: what is kept near of it is
+        from before its restart, if it had one. Raises ``ServerError``.
+        """
         connection = Connection(self.servers[index], self.deadline_s)
         try:
-            connection.exchange(b"mn\r\n", 1)
+            (reply,) = connection.exchange(b"version\r\n", 1)
+            self.note_version(index, reply)
+            self.versions_known.discard(index)  # it may be restarted once more before it is used
             if self.waiting(index):
                 from cachekit.sync import replaying  # noqa: PLC0415 - hardly ever needed
 

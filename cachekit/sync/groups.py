@@ -30,7 +30,9 @@ class GroupVerbs:
     _tally: Tally
 
     def invalidate_tags(self, *tags: str) -> bool:
-        """Void every entry that bears one of ``tags``, and any fill of one under way.
+        """Void every entry that bears one of ``tags``, and any fill of one under way. A tag is meant as it stands:
+        ``*`` is no wildcard, and a template such as ``"user:{user_id}"``, which only decorators fill in, gives a
+        ``UserWarning``.
 
         True once every server has acknowledged: from then no caller anywhere gets a value computed before. Raises
         ``ConfigurationError`` (a ``ValueError``) for a tag that is no text, or empty.
@@ -44,7 +46,9 @@ class GroupVerbs:
         ('report of 42', True, 'report of 42', 2)
         """
         from cachekit.flows.tell import tags_of  # noqa: PLC0415 - not on the usual ways
+        from cachekit.keys.tags import warn_of_templates  # noqa: PLC0415
 
+        warn_of_templates(tags)
         return self._bump(tags_of(self._prefix, tags))
 
     def expire_tags(self, *tags: str) -> bool:
@@ -54,7 +58,9 @@ class GroupVerbs:
         True once every server has acknowledged. Raises as ``invalidate_tags`` does.
         """
         from cachekit.flows.tell import tags_of  # noqa: PLC0415 - not on the usual ways
+        from cachekit.keys.tags import warn_of_templates  # noqa: PLC0415
 
+        warn_of_templates(tags)
         return self._bump(tags_of(self._prefix, tags), soft=True)
 
     def invalidate_namespace(self, namespace: str) -> bool:

@@ -471,5 +471,5 @@ def test_bad_options_of_a_cache_are_refused(options: dict[str, Any]) -> None:
     """So are options of a cache that can't mean anything."""
     with pytest.raises(ConfigurationError):
         Cache("memory:", **options)
-    with pytest.raises(TypeError):
-        Cache("memory:", time_to_live=5)  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError, match="Cache takes no time_to_live=; it takes url, prefix, "):
+        Cache("memory:", time_to_live=5)  # type: ignore[arg-type]

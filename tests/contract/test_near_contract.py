@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.apart import as_another_process
 from support.slow import Source
 from support.targets import Make
 from support.threads import Outcome, eventually
@@ -290,7 +291,7 @@ def test_many_and_single_calls_agree(cache: Cache) -> None:
 def test_what_another_verb_has_seen_is_not_gone_back_behind(make: Make, look: str) -> None:
     """Somebody else has stored a new value: once this process has seen it, by whichever verb, calls serve it too."""
     cache = make()
-    elsewhere = make(prefix=cache.prefix)
+    elsewhere = as_another_process(make(prefix=cache.prefix))
     if cache.stats().embedded is not None:
         return  # it belongs to one cache
     item = Counted(cache)
@@ -323,7 +324,7 @@ def test_a_failure_that_is_an_answer_is_not_gone_back_behind(make: Make) -> None
         except LookupError:
             return "gone"
 
-    elsewhere = make(prefix=cache.prefix)
+    elsewhere = as_another_process(make(prefix=cache.prefix))
     if cache.stats().embedded is not None:
         return  # it belongs to one cache
     assert [item(1), item(1), item(2), item(2)] == ["there"] * 4
@@ -352,7 +353,7 @@ def test_a_peek_keeps_nothing(make: Make, elsewhere: bool) -> None:
     """It can't see that an entry was invalidated softly: the next call asks the server, and refreshes it."""
     cache = make()
     item = Counted(cache, stale="1h")
-    other = make(prefix=cache.prefix) if elsewhere else cache
+    other = as_another_process(make(prefix=cache.prefix)) if elsewhere else cache
     if elsewhere and cache.stats().embedded is not None:
         return  # it belongs to one cache
     assert [item.call(1), item.call(1)] == ["run 1"] * 2

@@ -63,7 +63,7 @@ class Tagged(World):
     def _touched(self, *keys: bytes) -> None:
         self.told += [("touched", key) for key in keys]
 
-    def _keep(self, server: int, keys: tuple[bytes, ...], *, soft: bool, kind: int) -> None:
+    def _keep(self, server: int, keys: tuple[bytes, ...], *, soft: bool, kind: int, group: bytes) -> None:
         self.kept.append(Undelivered(server, frozenset(keys), soft, kind))
 
     def _exchange(self, op: Any) -> Any:

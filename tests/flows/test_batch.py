@@ -415,7 +415,7 @@ def test_a_server_in_trouble_costs_its_own_keys_only(error: ServerError) -> None
 
 
 def test_without_a_server_a_run_is_shared_in_this_process() -> None:
-    """Flights are known by their keys alone while no lease can be had."""
+    """Flights are known by their keys alone while it can't be asked."""
     world = World(servers=1)
     world.trouble = lambda _: DeadlineExceeded("slow")
     flight, _ = world.env.flights.board(world.job(1).key, None)
@@ -458,8 +458,9 @@ def test_a_server_without_leases_stores_nothing() -> None:
         return re.sub(rb" c\d+", b" c0", answer(request))
 
     world.servers[0].handle = handle  # type: ignore[method-assign]
+    world.env.flights.board(world.job(1).key, None)
     assert ask(world, 1, 2) == values(1, 2)
-    assert world.runs == [[1, 2]]
+    assert world.runs == [[1, 2]], "nor is a run joined that may be older than an invalidation elsewhere"
     assert not any(b"ms " in op.request for op in world.exchanges)
 
 

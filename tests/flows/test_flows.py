@@ -98,6 +98,45 @@ def test_without_a_lease_the_function_runs_and_nothing_is_stored(first: bytes) -
     assert (len(script.requests), recipe.tally.unstored) == (1, 1)
 
 
+NO_LEASES = {
+    "no item": b"EN O?\r\nHD c5 O? Z\r\n",
+    "no room": b"SERVER_ERROR out of memory\r\nHD c5 O? Z\r\n",
+    "no generation": LOST.replace(b"HD c5 O? Z", b"EN O?"),
+    "no CAS numbers": LOST.replace(b"c7", b"c0"),
+}
+
+
+@pytest.mark.parametrize("answer", NO_LEASES.values(), ids=NO_LEASES)
+def test_where_the_server_answers_but_gives_no_lease_runs_are_not_shared(answer: bytes) -> None:
+    """It may have acknowledged an invalidation to another process: who comes then joins no run from before, neither one
+    of its kind nor one that was begun while the server could not be asked.
+    """
+    recipe, script = make_recipe(), Script(answer, DONE)
+    flights = script.env.flights
+    flights.board(KEY, None)
+
+    def compute() -> str:
+        assert list(flights._flights) == [(KEY, None)]
+        return "mine"
+
+    assert script.run(call(job(recipe, compute), script.env, None)) == "mine"
+    assert "Join" not in script.log
+    assert recipe.tally.waits == 0
+
+
+def test_where_the_server_can_not_be_asked_runs_are_shared() -> None:
+    """Nobody could tell an invalidation by it, and the source need not bear the herd."""
+    recipe, script = make_recipe(), Script(DeadlineExceeded("slow"))
+    flight, _ = script.env.flights.board(KEY, None)
+
+    def land(_: Any) -> bool:
+        script.env.flights.land(KEY, None, recipe.packer.pack("theirs"), flight)
+        return True
+
+    script.on_join = land
+    assert script.run(call(job(recipe, never), script.env, None)) == "theirs"
+
+
 def test_a_lease_without_generations_stores_nothing() -> None:
     """What can't be tied to a generation could not be invalidated."""
     script, recipe = Script(LOST.replace(b"HD c5 O? Z", b"EN O?"), DONE), make_recipe()

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import strategies as st
 
 from cachekit.aio import connection as module
-from cachekit.aio import fleet
+from cachekit.aio import deadlines, fleet
 from cachekit.aio.connection import AsyncConnection
 from cachekit.errors import ProtocolError, ServerError
 from cachekit.servers import Server
@@ -86,6 +86,7 @@ def clock_fixture(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock in the place of the one that connections and fleets read."""
     clock = Clock()
     monkeypatch.setattr(module, "_monotonic", clock)
+    monkeypatch.setattr(deadlines, "_monotonic", clock)
     monkeypatch.setattr(fleet, "time", SimpleNamespace(monotonic=clock))
     return clock
 
