@@ -260,6 +260,15 @@ def test_other_caches_are_refused(cache: Any) -> None:
         invalidate_on_commit(sessionmaker(), cache)
 
 
+@pytest.mark.parametrize("option", ["tags", "bulk"])
+def test_mappings_take_what_has_changed(option: str) -> None:
+    """At once, and not at the first flush."""
+    options: dict[str, Any] = {option: lambda: []}
+    with pytest.raises(ConfigurationError, match=f"{option}= is called with one argument, the (changed object|table),"):
+        invalidate_on_commit(sessionmaker(), make_cache(), **options)
+    assert invalidate_on_commit(sessionmaker(), make_cache(), **{option: sorted})
+
+
 def test_mappings_are_functions() -> None:
     """A list of tags is none."""
     tags: Any = ["user"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterable
+from inspect import signature
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, event
@@ -70,10 +71,26 @@ def invalidate_on_commit(target: T, cache: Cache, tags: TagsOf | None = None, bu
     for option, given in (("tags", tags), ("bulk", bulk)):
         if given is not None and not callable(given):
             raise ConfigurationError(f"{option}={given!r:.60}: a function that returns tags")
+        if given is not None and not _takes_one(given):
+            what = "changed object" if option == "tags" else "table"
+            raise ConfigurationError(f"{option}= is called with one argument, the {what}, and can't be")
     watch = _Watch(cache, tags or tags_of_row, bulk or _name_of)
     watch.listen(_sessions(target))
     _listen_to_rows()
     return target
+
+
+def _takes_one(function: TagsOf) -> bool:
+    """Whether it can be called with one argument, as far as can be told."""
+    try:
+        told = signature(function)
+    except (TypeError, ValueError):  # built in: it has none
+        return True
+    try:
+        told.bind(None)
+    except TypeError:
+        return False
+    return True
 
 
 def _sessions(target: Any) -> Any:
