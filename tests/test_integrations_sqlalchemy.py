@@ -263,10 +263,11 @@ def test_other_caches_are_refused(cache: Any) -> None:
 @pytest.mark.parametrize("option", ["tags", "bulk"])
 def test_mappings_take_what_has_changed(option: str) -> None:
     """At once, and not at the first flush."""
-    options: dict[str, Any] = {option: lambda: []}
+    options: dict[str, Any] = {option: lambda: ["user"]}
     with pytest.raises(ConfigurationError, match=f"{option}= is called with one argument, the (changed object|table),"):
         invalidate_on_commit(sessionmaker(), make_cache(), **options)
-    assert invalidate_on_commit(sessionmaker(), make_cache(), **{option: sorted})
+    makers, options[option] = sessionmaker(), sorted
+    assert invalidate_on_commit(makers, make_cache(), **options) is makers
 
 
 def test_mappings_are_functions() -> None:
