@@ -75,11 +75,7 @@ def glance_at(recipe: Recipe, env: Env) -> Glance:
         if own != key[-16:] or version != VERSION or groups != (many or 1) or begin + at > end or at < head_size:
             return NOT_PLAIN
         if many:
-            holds = at >= head_size + 8 * (many - 1) and (
-                _all_hold(data, begin, end, many, token)
-                if told is None
-                else data[end:] == b"\r\n" and _generations_of(many)[0](data, begin + head_size - 8) == told
-            )
+            holds = at >= head_size + 8 * (many - 1) and _all_hold(data, begin, end, many, token, told)
         elif told is not None or not grouped:
             holds = data[end:] == b"\r\n" and generation == (told or 0)
         else:
@@ -113,14 +109,17 @@ def _clamped(age: float, seen: float, hard: int) -> float:
     return seen + (1000.0 if age > seen else -1000.0)
 
 
-def _all_hold(data: bytes, begin: int, end: int, many: int, token: bytes) -> bool:
-    """Whether the answers behind an entry say of each of its generations what its header does."""
+def _all_hold(data: bytes, begin: int, end: int, many: int, token: bytes, told: tuple[int, ...] | None) -> bool:
+    """Whether the answers behind an entry, or the numbers that were ``told``, are those of its header."""
     unpack, template = _generations_of(many)
+    numbers, behind = unpack(data, begin + HEAD.size - 8), data[end:]
+    if told is not None:
+        return behind == b"\r\n" and numbers == told
     words: list[Any] = [token] * (2 * many)
-    words[::2] = unpack(data, begin + HEAD.size - 8)
-    expected, told = template % tuple(words), data[end:]
+    words[::2] = numbers
+    expected = template % tuple(words)
     # Without its Z a record's last bump was a soft one, and this entry is from after it.
-    return told == expected or told.replace(b" Z\r\n", b"\r\n") == expected.replace(b" Z\r\n", b"\r\n")
+    return behind == expected or behind.replace(b" Z\r\n", b"\r\n") == expected.replace(b" Z\r\n", b"\r\n")
 
 
 @cache

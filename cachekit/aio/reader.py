@@ -130,12 +130,8 @@ def _under_many(slow: _SlowPath) -> Reader:
         except BaseException:
             slow.left(slow.job(key, function, args, kwargs, tags, ticket), fleet, line, answer, opaque)
             raise
-        told, numbers = [], turn.numbers
-        for tag in tags:
-            told.append(numbers[tag])  # noqa: PERF401 - a comprehension would be a call
-        for generation in generations:
-            told.append(numbers[generation])  # noqa: PERF401
-        value = glance(key, reply, opaque, index, tuple(told), len(told))
+        told = tuple(map(turn.numbers.__getitem__, (*tags, *generations)))
+        value = glance(key, reply, opaque, index, told, len(told))
         if value is not NOT_PLAIN and value is not EARLY:
             if ticket is not None:
                 slow.keep(ticket, key, index, reply, value, tags)
