@@ -299,7 +299,8 @@ class Env:
     def settled(self, job: Job, seconds: float, reason: str) -> None:
         """What became of one result of a run; a batch loader's run has many."""
         tally = job.recipe.tally
-        job.recipe.delta_s = seconds
+        if reason != "interrupted":  # how long the function takes, that run does not tell
+            job.recipe.delta_s = seconds
         if reason:
             tally.unstored += 1
             self._warn_once(job, reason)

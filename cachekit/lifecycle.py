@@ -137,7 +137,7 @@ class Lifecycle:
         fleet = Fleet(target, self.hooks, clock=time.time if clock is None else clock.now)
         self._env = Env(fleet.names, self.hooks)
         fleet.on_fork, fleet.on_reconnect = self._env.forked, self._env.reconnected
-        fleet.on_told = self._env.replaced
+        fleet.on_told = self._env.touched
         self._env.explicit, self._env.conditional = fleet.explicit, fleet.conditional
         self._env.private = fleet.embedded is not None
         self._env.watched = target.options.watch

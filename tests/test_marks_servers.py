@@ -13,6 +13,9 @@ from support.threads import Outcome, eventually
 from cachekit import Cache, current
 from cachekit.codecs.envelope import Mark, open_envelope
 
+FIRST_GIVEN = 2**60
+"""From here on numbers were given by clients (1.6.27, the E flag)."""
+
 STOPPED_S = 4.0
 """Seconds for which a server stands still: longer than the margin that the age of a tag is given."""
 
@@ -65,13 +68,16 @@ class Fleet:
 
     def restart(self, numbers: dict[int, bytes]) -> None:
         """Start the second server anew on the same port, and have it count until those records have the same numbers as
-        before. Where it takes numbers from its clients, that is easier still.
+        before; where it takes numbers from its clients, have it give them those.
         """
         server = self.servers[1]
         server.restart()
-        for number in range(1, max(number for number in numbers if number < 2**60) + 1) if numbers else ():
+        for number in range(1, max((number for number in numbers if number < FIRST_GIVEN), default=0) + 1):
             key = numbers.get(number, b"filler%d" % number)
             assert b"c%d" % number in ask(server, b"mg %b c N0\r\n" % key)
+        for number, key in numbers.items():
+            if number >= FIRST_GIVEN:
+                assert b"c%d" % number in ask(server, b"mg %b c N0 E%d\r\n" % (key, number))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from support.threads import Outcome, eventually
 
 from cachekit import Cache, Near
 from cachekit.embedded import EmbeddedServer
+from cachekit.errors import Unreachable
 from cachekit.near.hub import Hub
 
 LONG = Near(ttl="1h")
@@ -240,3 +241,35 @@ def test_what_the_regular_expressions_hold_back_is_a_read() -> None:
     """The scripted server above holds reads with a lease in them, and nothing else."""
     assert re.search(rb" N300 ", b"mg k c f t v N300 O1\r\n")
     assert not re.search(rb" N300 ", b"md k O1\r\n")
+
+
+def test_what_is_read_before_the_server_is_told_late_does_not_stay(
+    server: Memcached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between an invalidation that was lost and its place in the queue another thread may read the old value."""
+    with Cache(f"{url_of(server)}?deadline=10s", prefix=own_prefix()) as cache:
+        source = ["old"]
+
+        @cache(ttl="1h", near=LONG)
+        def price(item: int) -> str:
+            return source[0]
+
+        assert price(1) == "old"
+        fleet, env = cache._fleet, cache._env
+        converse, undelivered = fleet.converse, env.undelivered
+
+        def cut(*request: Any, **how: Any) -> Any:
+            raise Unreachable("cut", server=server.name)
+
+        def late(*kept: Any, **how: Any) -> None:
+            monkeypatch.setattr(fleet, "converse", converse)
+            assert Outcome(lambda: (price(2), price(1))).result() == ("new", "old")
+            undelivered(*kept, **how)
+
+        monkeypatch.setattr(fleet, "converse", cut)
+        monkeypatch.setattr(env, "undelivered", late)
+        source[0] = "new"
+        assert price.invalidate(1) is False
+        price(3)
+        assert not fleet.kept()[0]
+        assert price(1) == "new"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -59,6 +60,32 @@ def test_a_transaction_is_its_parents(shop: Shop) -> None:
         assert holds_in_child(lambda: Outcome(inside.run, works, shop).result())
         assert shop.cache.is_disabled()
     assert works(shop)
+
+
+def test_a_child_invalidates_though_a_thread_was_collecting(shop: Shop) -> None:
+    """Who held the transaction's lock at the fork does not exist in the child, which has nothing to collect."""
+    held, done = threading.Event(), threading.Event()
+    with shop.cache.transaction() as block:
+        collection = block._collection
+        assert collection is not None
+
+        def hold() -> None:
+            with collection._lock:
+                held.set()
+                done.wait(20)
+
+        holder = Outcome(hold)
+        assert held.wait(20)
+        pid = os.fork()
+        if not pid:
+            try:
+                signal.alarm(20)
+                os._exit(0 if shop.row.invalidate(1) and not collection.end() else 1)
+            finally:
+                os._exit(2)
+        done.set()
+        holder.result()
+        assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_child_that_leaves_the_block_is_as_before(shop: Shop) -> None:

@@ -50,6 +50,8 @@ class Collection:
 
     def add(self, key: bytes, mark: Mark) -> bool:
         """Collect an invalidation of ``key``; the latest counts, but a hard one is not softened. False: too late."""
+        if self.pid != os.getpid():
+            return False  # a thread that is not in this child may hold the lock
         with self._lock:
             if not self.goes_on():
                 return False
@@ -60,6 +62,9 @@ class Collection:
 
     def end(self) -> dict[bytes, Mark]:
         """Take what was collected; nothing is collected here from now on."""
+        if self.pid != os.getpid():
+            self.over = True
+            return {}
         with self._lock:
             self.over = True
             marks, self.marks = self.marks, {}

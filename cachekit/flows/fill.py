@@ -238,7 +238,7 @@ def _ended_by(error: BaseException, job: Job, env: Env, run: _Run) -> Flow[tuple
         # Only an Exception is the function's answer; an interrupt is this caller's own, and the others compete again.
         flights.crash(job.key, lease.cas, error if isinstance(error, Exception) else None, flight)
     if not isinstance(error, GeneratorExit):
-        env.filled(job, seconds, "raised")
+        env.filled(job, seconds, "raised" if isinstance(error, Exception) else "interrupted")
         if standing is not None and lease.ours and not (isinstance(error, Exception) and standing.rescue):
             yield from put_back(job, env, lease, standing)
         elif lease.ours:

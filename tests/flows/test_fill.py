@@ -160,6 +160,18 @@ def test_an_interrupt_is_never_rescued_but_the_value_is_kept(error: BaseExceptio
         assert (put.value(recipe), put.header.retry_ms) == ("old", 0)
 
 
+def test_an_interrupted_run_does_not_tell_how_long_the_function_takes() -> None:
+    """Others would think that it takes no time, and take a run over that goes on."""
+    recipe = make_recipe()
+    recipe.delta_s = 30.0
+    script = won(recipe, DONE)
+    fills = told(script)
+    with pytest.raises(KeyboardInterrupt):
+        script.run(call(job(recipe, raising(KeyboardInterrupt())), script.env, None))
+    assert recipe.delta_s == 30.0
+    assert [(fill.stored, fill.reason) for fill in fills] == [(False, "interrupted")]
+
+
 def test_a_softly_invalidated_value_that_is_put_back_stays_due() -> None:
     """Storing takes the X off; so the header ends its ttl now, and as much is added to its stale time."""
     recipe = make_recipe(stale_s=30.0)
