@@ -88,8 +88,9 @@ def fill(
     except BaseException as error:
         if env.flights is not flights:
             raise  # as below
-        del flight  # it will refer to the error, whose traceback refers to this frame
-        saved = yield from _ended_by(error, job, env, run)
+        ending = _ended_by(error, job, env, run)
+        del flight, run  # they will refer to the error, whose traceback refers to this frame
+        saved = yield from ending
         if saved is None:
             raise
         if rescued is not None:
