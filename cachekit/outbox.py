@@ -74,7 +74,7 @@ class Outbox:
             self._full.add(server)
 
     def _distrust(self, server: int, at: float) -> None:
-        self.distrust[server] = max(self.distrust.get(server, 0.0), at + MARGIN_S)
+        self.distrust[server] = max(self.distrust.get(server, 0.0), min(at, self._now()) + MARGIN_S)
 
     def save(self, server: int, change: Change) -> None:
         """Have it on disk, where there is a spool, before anybody is told that it was not delivered; and have hooks
@@ -91,9 +91,15 @@ class Outbox:
     def _write(self, server: int, change: Change) -> None:
         if self.spool is None or not (change.put or change.overflow):
             return
-        if server in self._unsaved:  # what could not be written before goes with it
-            change = self.replay.everything(server)._replace(gone=change.gone)
-        (self._unsaved.discard if self.spool.save(self.names[server], change) else self._unsaved.add)(server)
+        saved = False
+        try:
+            if server in self._unsaved:  # what could not be written before goes with it
+                self._unsaved.discard(server)  # and not afterwards: another thread's may have failed meanwhile
+                change = self.replay.everything(server)._replace(gone=change.gone)
+            saved = self.spool.save(self.names[server], change)
+        finally:
+            if not saved:
+                self._unsaved.add(server)
 
     def open_spool(self, path: str) -> list[int]:
         """Keep them in the file at ``path`` as well, and take over what it has for these servers; returns the indexes

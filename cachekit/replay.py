@@ -113,14 +113,15 @@ class Change(NamedTuple):
 class Queue:
     """What is kept for one server: items by kind and key. ``bumped``: its groups are among them since it overflowed.
     ``unsent``: stand-ins that were put in since anything was last sent, so that they stand for what was let go of now.
+    ``scanned``: the cache was asked for its groups since then.
     """
 
-    __slots__ = ("bumped", "items", "overflow", "unsent")
+    __slots__ = ("bumped", "items", "overflow", "scanned", "unsent")
 
     def __init__(self) -> None:
         self.items: tuple[dict[bytes, Item], ...] = tuple({} for _ in Kind)
         self.overflow: Overflow | None = None
-        self.bumped = False
+        self.bumped = self.scanned = False
         self.unsent: set[bytes] = set()
 
     def __len__(self) -> int:
@@ -240,12 +241,16 @@ class Replay:
 
     def _overflowed(self, queue: Queue, overflow: Overflow) -> None:
         if queue.overflow is None or queue.overflow.at <= overflow.at:
-            queue.overflow, queue.bumped = overflow, False
+            queue.overflow = overflow
+        queue.bumped = False  # also where the clock was put back
 
     def _stand_in(self, queue: Queue, at: float, groups: Iterable[bytes] = ()) -> list[Item]:
         """Have ``groups``, and those that this cache knows, bumped in place of what was let go of; what was put in."""
         known = queue.items[Kind.STAND_IN]
-        missing = [key for key in {*groups, *self._groups()} if key not in known or key not in queue.unsent]
+        if not queue.scanned:  # there may be many, and a full queue comes here each time; ``lot`` adds newer ones
+            groups = {*groups, *self._groups()}
+            queue.scanned = True
+        missing = [key for key in groups if key not in known or key not in queue.unsent]
         put = [Item(key, False, Kind.STAND_IN, at, next(self._marks)) for key in missing]
         for item in put:
             queue.put(item)
@@ -257,9 +262,10 @@ class Replay:
         with self._lock:
             queue, put = self.queues[server], []
             if queue.overflow is not None and not queue.bumped:
-                queue.bumped = True
+                queue.bumped, queue.scanned = True, False
                 put = self._stand_in(queue, queue.overflow.at)
             queue.unsent.clear()
+            queue.scanned = False
             return Lot(queue.first(most), next(self._opaques), self.watched, put)
 
     def answered(

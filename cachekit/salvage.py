@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from cachekit.spool import identity
+from cachekit.spool import LOCK, identity
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,7 +22,7 @@ PATIENCE_S = 2.0
 ROW_BYTES = 8
 """No row takes less; and so their numbers, which are given again, are hardly higher than there is room for."""
 
-_ROWS = "SELECT server, key, soft, kind, at, mark, over FROM undelivered_1 NOT INDEXED WHERE id BETWEEN ? AND ?"
+_ROWS = "SELECT server, key, soft, kind, at, mark, over FROM undelivered_2 NOT INDEXED WHERE id BETWEEN ? AND ?"
 
 
 def set_aside(path: str, broken: tuple[int, int] | None, now: int, patience_s: float) -> str | None:
@@ -30,22 +30,31 @@ def set_aside(path: str, broken: tuple[int, int] | None, now: int, patience_s: f
     since another process has done so. ``now``: seconds since 1970. ``patience_s``: seconds to wait for that process.
     Raises ``OSError``.
     """
+    with locked(path, patience_s):
+        if identity(path) != broken:
+            return None
+        aside = _unused(f"{path}.broken-{now}")
+        os.replace(path, aside)
+        for beside in BESIDE[1:]:
+            with suppress(OSError):
+                os.replace(path + beside, aside + beside)
+        return aside
+
+
+@contextmanager
+def locked(path: str, patience_s: float) -> Iterator[None]:
+    """Inside no other process sets the spool aside. Raises ``OSError``."""
     import sqlite3  # noqa: PLC0415 - few programs have a spool
 
-    try:
-        # A lock that no process leaves behind, on every system. Its file stays: to remove it would take another lock.
-        with closing(sqlite3.connect(path + ".lock", timeout=patience_s, isolation_level=None)) as lock:
+    with ExitStack() as stack:
+        try:
+            # A lock that no process leaves behind, on every system. Its file stays: to remove it would take another.
+            lock = sqlite3.connect(path + LOCK, timeout=patience_s, isolation_level=None)
+            stack.enter_context(closing(lock))
             lock.execute("BEGIN EXCLUSIVE")
-            if identity(path) != broken:
-                return None
-            aside = _unused(f"{path}.broken-{now}")
-            os.replace(path, aside)
-            for beside in BESIDE[1:]:
-                with suppress(OSError):
-                    os.replace(path + beside, aside + beside)
-            return aside
-    except sqlite3.Error as error:
-        raise OSError(str(error)) from error
+        except sqlite3.Error as error:
+            raise OSError(str(error)) from error
+        yield
 
 
 def _unused(name: str) -> str:

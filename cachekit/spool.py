@@ -21,7 +21,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachekit.errors import RequestError
@@ -40,25 +40,28 @@ BUSY_S = 1.0
 FORGOTTEN_S = 30 * 86_400.0
 """Seconds after which rows are dropped that are meant for a server of no ring any more."""
 
+LOCK = ".lock"
+"""What the name of the file ends with that is locked while a broken spool is given another name."""
+
 TRIES = 4
 """How often one piece of work is begun, where others set the file aside, or it is broken again."""
 
 # A table of rows by number, which can be read around a broken page, and not one in the order of its keys.
 _TABLE = """
-CREATE TABLE IF NOT EXISTS undelivered_1 (
+CREATE TABLE IF NOT EXISTS undelivered_2 (
     id INTEGER PRIMARY KEY, server TEXT, key BLOB, soft INTEGER, kind INTEGER, at REAL, mark INTEGER, over BLOB,
     UNIQUE (server, key)
 )
 """
 _FILE = "CREATE TABLE IF NOT EXISTS undelivered_file (number INTEGER)"
 _PUT = """
-INSERT INTO undelivered_1 (server, key, soft, kind, at, mark, over) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO undelivered_2 (server, key, soft, kind, at, mark, over) VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET
     soft = min(soft, excluded.soft), kind = max(kind, excluded.kind),
     at = max(at, excluded.at), mark = excluded.mark, over = excluded.over
 """
-_DROP = "DELETE FROM undelivered_1 WHERE server = ? AND key = ? AND mark = ?"
-_LOAD = "SELECT key, soft, kind, at, mark, over FROM undelivered_1 WHERE server = ? ORDER BY at"
+_DROP = "DELETE FROM undelivered_2 WHERE server = ? AND key = ? AND mark = ?"
+_LOAD = "SELECT key, soft, kind, at, mark, over FROM undelivered_2 WHERE server = ? ORDER BY at"
 _OVERFLOW = b""
 """The key of the row that says that a server's queue has overflowed."""
 
@@ -98,7 +101,7 @@ class Spool:
         def work(connection: sqlite3.Connection) -> dict[str, tuple[list[Item], Overflow | None]]:
             marks = ", ".join("?" * len(servers))
             connection.execute(
-                f"DELETE FROM undelivered_1 WHERE at < ? AND server NOT IN ({marks})",
+                f"DELETE FROM undelivered_2 WHERE at < ? AND server NOT IN ({marks})",
                 (self._now() - FORGOTTEN_S, *servers),
             )
             return {name: _rows(connection, name) for name in servers}
@@ -143,6 +146,9 @@ class Spool:
         except ImportError:
             self._complain("this Python has no sqlite3")
             return None
+        if _inherited:
+            self._complain("this process was forked in the middle of a write")
+            return None
         why = ""
         with self._lock:
             for _ in range(TRIES):
@@ -153,6 +159,9 @@ class Spool:
                     folder = os.path.dirname(self.path)
                     self._complain(str(error) if os.path.isdir(folder) else f"there is no directory {folder}")
                     return None
+                except sqlite3.ProgrammingError as error:  # a signal handler has closed it: nothing is broken
+                    why = str(error)
+                    self._abandon()
                 except sqlite3.DatabaseError as error:
                     why = str(error)
                     self._abandon()
@@ -161,17 +170,19 @@ class Spool:
             self._complain(why)
         return None
 
-    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         connection = self._open()
-        connection.execute("BEGIN IMMEDIATE")
+        if connection.in_transaction:
+            return None  # a signal handler has come into a transaction of its own thread: written with the next one
         try:
+            connection.execute("BEGIN IMMEDIATE")
             number = self._filled(connection)
             done = work(connection)
-        except BaseException:
+            connection.execute("COMMIT")
+        except BaseException:  # an interrupt as well, wherever it comes: an open transaction would lock out everybody
             with suppress(Exception):
                 connection.execute("ROLLBACK")
             raise
-        connection.execute("COMMIT")
         self._number, self._salvaged = number, []
         return done
 
@@ -192,10 +203,27 @@ class Spool:
             if found_there == self._opened:
                 return self._connection
             self._abandon()  # somebody has set it aside, or removed it
+        if not os.path.exists(self.path + LOCK):
+            return self._opened_as(found_there)
+        from cachekit.salvage import locked  # noqa: PLC0415 - hardly ever needed
+
+        # Who sets a file aside may not have come to its WAL yet; and of several that begin a file at once, SQLite
+        # tells some that it is locked, without waiting.
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path, BUSY_S))
+                found_there = identity(self.path)
+            except OSError:
+                if found_there is None:
+                    raise
+            return self._opened_as(found_there)
+
+    def _opened_as(self, found_there: tuple[int, int] | None) -> sqlite3.Connection:
+        """``found_there``: the file's identity; None where it is to be made."""
         import sqlite3  # noqa: PLC0415 - as above
 
         self._opened = found_there
-        connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        connection = self._connect()
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
@@ -210,6 +238,19 @@ class Spool:
         self._connection = connection
         self._opened = identity(self.path) if found_there is None else found_there
         return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        """Makes no file where there was one just now: who is setting that aside may not have come to its WAL yet."""
+        import sqlite3  # noqa: PLC0415 - as above
+        from pathlib import Path  # noqa: PLC0415 - as above
+
+        uri = f"{Path(self.path).as_uri()}?mode={'rwc' if self._opened is None else 'rw'}"
+        try:
+            return sqlite3.connect(uri, timeout=BUSY_S, isolation_level=None, check_same_thread=False, uri=True)
+        except sqlite3.OperationalError as error:
+            if identity(self.path) == self._opened:
+                raise
+            raise sqlite3.DatabaseError("it has gone") from error
 
     def _abandon(self) -> None:
         with suppress(Exception):
@@ -290,26 +331,37 @@ def _by_server(rows: Iterable[tuple[Any, ...]], now: float) -> Rows:
 
 
 _spools: weakref.WeakSet[Spool] = weakref.WeakSet()
-_held: list[Spool] = []
+_held: dict[int, list[Spool]] = {}
+"""By the thread that forks: several may."""
+
+_inherited: list[tuple[Spool, sqlite3.Connection | None]] = []
+"""In a child: spools that a thread was in the middle of, which is not here. SQLite's own locks may be held, and what it
+knows of the file is wrong here: no file is opened any more, and the connections not even closed, nor collected.
+"""
 
 
 def _before_fork() -> None:
     """SQLite's connections must not get into a child: each process opens its own (sqlite.org, "How To Corrupt")."""
+    held = _held[threading.get_ident()] = []
     for spool in list(_spools):
         if spool._lock.acquire(timeout=2 * BUSY_S):
-            _held.append(spool)
+            held.append(spool)
             spool._abandon()
 
 
 def _in_parent() -> None:
-    while _held:
-        _held.pop()._lock.release()
+    for spool in _held.pop(threading.get_ident(), ()):
+        spool._lock.release()
 
 
 def _in_child() -> None:
-    _held.clear()
+    held = _held.get(threading.get_ident(), ())
     for spool in list(_spools):
+        if spool not in held:
+            _inherited.append((spool, spool._connection))
+            spool._connection = None
         spool.renew_lock()
+    _held.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -84,6 +84,39 @@ def test_groups_that_become_known_later_are_told_as_well() -> None:
     assert not replay.lot(0).put
 
 
+def test_a_full_queue_does_not_ask_for_all_groups_each_time() -> None:
+    """There may be a thousand functions: they are asked for once before the server is told, and once for that."""
+    asked: list[int] = []
+
+    def groups() -> list[bytes]:
+        asked.append(1)
+        return [b"gen=f"]
+
+    replay = Replay(1, 1, groups)
+    for turn in (0, 2):
+        assert len(asked) == turn
+        for n in range(50):
+            change = replay.keep(0, [b"a%d" % n, b"b%d" % n], 1.0 + turn, group=b"gen=%d-%d" % (turn, n))
+            assert len(asked) == turn + 1
+            assert b"gen=%d-%d" % (turn, n) in {item.key for item in change.put}
+        replay.lot(0)
+        assert len(asked) == turn + 2
+        replay.lot(0)
+        assert len(asked) == turn + 2
+
+
+def test_groups_are_asked_for_again_where_the_clock_was_put_back() -> None:
+    """What was let go of after the last lot is newer than that, whatever the clock said."""
+    known = [b"gen=f"]
+    replay = Replay(1, 1, lambda: known)
+    replay.keep(0, [b"a", b"b"], 9.0)
+    replay.lot(0)
+    replay.keep(0, [b"c"], 5.0)
+    replay.keep(0, [b"d"], 5.0)
+    known.append(b"gen=g")
+    assert b"gen=g" in {item.key for item in replay.lot(0).items}
+
+
 def test_everything() -> None:
     """As if it were put in just now, with the overflow."""
     replay = Replay(1, 1)

@@ -28,7 +28,7 @@ from cachekit.testing import isolated
 ROOT = Path(__file__).parents[1]
 NOW = 1_800_000_000.0
 HOUR_S = 3600.0
-INSERT = "INSERT INTO undelivered_1 (server, key, soft, kind, at, mark) VALUES"
+INSERT = "INSERT INTO undelivered_2 (server, key, soft, kind, at, mark) VALUES"
 
 __all__ = ["mortal_fixture", "unprobed_fixture"]
 
@@ -55,7 +55,7 @@ def item(key: bytes, mark: int = 1, *, soft: bool = False, kind: int = Kind.ENTR
 def rows(path: str) -> list[tuple[Any, ...]]:
     """What is in the file."""
     with closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT server, key FROM undelivered_1 ORDER BY server, key").fetchall()
+        return connection.execute("SELECT server, key FROM undelivered_2 ORDER BY server, key").fetchall()
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -219,7 +219,7 @@ def test_work_that_is_interrupted_is_undone(spool: Spool, path: str) -> None:
     """Half of a transaction is none, and the next one is not in its way."""
 
     def work(connection: sqlite3.Connection) -> None:
-        connection.execute("DELETE FROM undelivered_1")
+        connection.execute("DELETE FROM undelivered_2")
         raise KeyboardInterrupt
 
     spool.save("s", Change([item(b"a")]))

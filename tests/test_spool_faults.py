@@ -102,7 +102,7 @@ def test_a_file_of_the_same_inode_is_told_from_the_one_before(cache: Cache, path
     """Removed while it was closed: its number in the file system may be given to the new one."""
     closed(cache)
     with closing(sqlite3.connect(path)) as connection:  # the same inode, with nothing in it
-        connection.execute("DELETE FROM undelivered_1")
+        connection.execute("DELETE FROM undelivered_2")
         connection.execute("DELETE FROM undelivered_file")
         connection.commit()
     cache.delete("c")
@@ -168,7 +168,7 @@ def test_saved_rows_are_checked(path: str) -> None:
     with closing(Spool(path)) as spool:
         assert spool.save("s", Change([item(b"key-%d" % n, n) for n in range(2000)]))
     with closing(sqlite3.connect(path)) as connection:
-        insert = "INSERT INTO undelivered_1 (server, key, soft, kind, at, mark, over) VALUES (?, ?, 0, 0, ?, 1, ?)"
+        insert = "INSERT INTO undelivered_2 (server, key, soft, kind, at, mark, over) VALUES (?, ?, 0, 0, ?, 1, ?)"
         rows = [("x", b"a\r\nflush_all", NOW, b""), ("x", b"b", NOW, b"a b"), (b"\xff", b"c", NOW, b"")]
         rows += [("x", b"late", 9e99, b""), ("x", b"good", NOW, b"gen")]
         connection.executemany(insert, rows)
