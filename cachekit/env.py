@@ -9,11 +9,11 @@ fill passes through exactly one of the methods below, whichever shell drives the
 import itertools
 import logging
 import math
-import random
 import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cachekit.codecs.envelope import Header
@@ -91,8 +91,10 @@ class Env:
         self.flights = Flights()
         self.now = time.time
         self.monotonic = time.monotonic
-        self.random = random.random
-        self.luck: Callable[[], float] = _exponential
+        import random  # noqa: PLC0415 - at first need: a fiftieth of what importing the package takes
+
+        self.random, self._bits = random.random, random.getrandbits
+        self.luck: Callable[[], float] = partial(_exponential, random.random)
         self.opaques = itertools.count(1)
         self._waits_by: Callable[[], float] | None = None
         self.near: Hub | None = None
@@ -137,11 +139,11 @@ class Env:
         0. Unique in the fleet, and rising with time: such a number means the same after a restart of the server,
         whose own count begins anew.
         """
-        return (time.time_ns() // 1000 << 12 | random.getrandbits(12)) if server in self.explicit else 0
+        return (time.time_ns() // 1000 << 12 | self._bits(12)) if server in self.explicit else 0
 
     def nonce(self) -> bytes:
         """A text that nobody else thinks of."""
-        return b"%032x" % random.getrandbits(128)
+        return b"%032x" % self._bits(128)
 
     def draw(self, beta: float) -> float:
         """How eagerly a reader refreshes early: ``β·Exp(1)``."""
@@ -324,8 +326,8 @@ def _keep_nothing(server: int, keys: tuple[bytes, ...], *, soft: bool, kind: int
     """The embedded server hears everything."""
 
 
-def _exponential() -> float:
-    return -math.log(1.0 - random.random())
+def _exponential(random: Callable[[], float]) -> float:
+    return -math.log(1.0 - random())
 
 
 def _remember(table: dict[bytes, Any], key: bytes, what: Any) -> None:

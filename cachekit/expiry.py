@@ -15,7 +15,6 @@ Decisions that a reader may want to know:
 from __future__ import annotations
 
 import math
-import random as _random
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -123,7 +122,7 @@ def lifetime_s(
     now: float,
     result: object = None,
     jitter: float = 0.0,
-    random: Callable[[], float] = _random.random,
+    random: Callable[[], float] = lambda: 0.0,
 ) -> float | None:
     """How many seconds this result lives, counted from ``now``; ``None`` is forever, 0.0 means store nothing.
 

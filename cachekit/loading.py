@@ -8,10 +8,8 @@ loaded at the first use, all of it, and not when each is called for the first ti
 
 from __future__ import annotations
 
-from importlib import import_module
-
 
 def load(*modules: str) -> None:
     """Import ``modules``, by their full names, those that are not there yet."""
     for module in modules:
-        import_module(module)
+        __import__(module)  # importlib would be one more to load

@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import random
 import re
 import sys
 import threading
@@ -65,6 +64,9 @@ class Roster:
     ) -> None:
         self.deadline_s = target.options.deadline_s
         self.watched = target.options.watch
+        import random  # noqa: PLC0415 - at first need: a fiftieth of what importing the package takes
+
+        self._random = random.random
         self.hooks = hooks
         self.embedded: EmbeddedServer | None = None
         if target.scheme == "memory":
@@ -143,7 +145,7 @@ class Roster:
             return
         with self._lock:
             self.suspects.add(index)
-            down = self.health[index].failed(time.monotonic(), random.random, refused=refused)
+            down = self.health[index].failed(time.monotonic(), self._random, refused=refused)
         if down:
             logger.warning("memcached server %s is marked down: %s", self.names[index], error)
             if self.hooks.on_server:
@@ -175,7 +177,7 @@ class Roster:
             outbox = self._outbox()
             self.suspects.add(index)
             if not outbox.queues[index]:  # not again and again: it would be put off for ever
-                self.health[index].look_soon(time.monotonic(), random.random)
+                self.health[index].look_soon(time.monotonic(), self._random)
             change = outbox.keep(index, keys, soft=soft, kind=kind, group=group)
         outbox.save(index, change)
         _tell_at_exit()
@@ -263,7 +265,7 @@ class Roster:
                     self.failed(index, error)
                 else:
                     with self._lock:
-                        health.failed(time.monotonic(), random.random)
+                        health.failed(time.monotonic(), self._random)
             else:
                 self.succeeded(index)
         now = time.monotonic()

@@ -26,7 +26,7 @@ from cachekit.codecs.envelope import MAX_MARKS, Header, Mark
 from cachekit.env import Env, Job
 from cachekit.errors import ServerError
 from cachekit.flows.boots import BOOT, boot_in, boot_of
-from cachekit.flows.frames import Notes, Stood, around
+from cachekit.flows.frames import FILLING, Notes, Stood, around
 from cachekit.flows.lease import NOTHING_KNOWN, Known, Lease
 from cachekit.generations import softly_void
 from cachekit.keys.tags import tag_key
@@ -68,10 +68,10 @@ def hand_on(job: Job, env: Env, numbers: tuple[int, ...] | None, since: float, m
     """Let the run that this call is made in, if it is inside of one, know what its value stands under: ``numbers`` of
     ``job.groups``, as asked for after ``since`` (monotonic seconds), None where they are not known; and ``marks``.
     """
-    outer, groups = around(), job.groups
+    outer = FILLING.get() and around()
     if not outer or not outer[-1].notes.hears:
         return
-    frame, name = outer[-1], env.server_names[job.server]
+    frame, name, groups = outer[-1], env.server_names[job.server], job.groups
     if numbers is None or (groups and len(numbers) != len(groups)):
         doubt = f"nested: it can't be told under what {job.recipe.name}, which was computed inside, stood"
     elif (groups or marks) and env.private and frame.flights is not env.flights:
