@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 
 from benchmarks.report import Section
@@ -17,6 +18,9 @@ from history.twins import TWINS
 
 FIGURES = ("R16",)
 SEED = 1
+KEPT = ROOT / "build" / "histories"
+"""Where histories go that violate something."""
+
 CALM_SCHEDULES, STORM_SCHEDULES, OUTAGE_SCHEDULES, QUICK = 10_000, 1_500, 500, 20
 TWIN_SCHEDULES = 200
 
@@ -50,7 +54,7 @@ def sections(quick: bool) -> Iterator[Section]:
     rows = []
     for name, disturbance, schedules in parts:
         with Arena(schedules // share, seed=SEED, disturbance=disturbance) as arena:
-            rows.append((name, *_figures(soak(arena, schedules // share))))
+            rows.append((name, *_figures(soak(arena, schedules // share, KEPT / name.replace(" ", "-")))))
     title = f"histories checked, {CALM_SCHEDULES // share} schedules without faults"
     yield Section("R16", title, columns, tuple(rows), "0 violations", NOTES)
     twins = [_twin(name) for name in TWINS]
@@ -61,7 +65,9 @@ def _figures(outcome: Outcome) -> tuple[str, ...]:
     counts = outcome.counts
     reads = sum(count for name, count in counts.items() if name.startswith("reads"))
     told = (counts["invalidations acknowledged"], counts["invalidations not acknowledged"])
-    return tuple(map(str, (outcome.schedules, reads, counts["runs"], *told, len(outcome.violations))))
+    rules = Counter(violation.rule for violation in outcome.violations)
+    broken = ", ".join(f"{rule}: {count}" for rule, count in sorted(rules.items())) or "0"
+    return (*map(str, (outcome.schedules, reads, counts["runs"], *told)), broken)
 
 
 def _twin(name: str) -> tuple[str, ...]:
