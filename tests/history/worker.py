@@ -82,6 +82,7 @@ def work(pipe: Connection, setup: Setup) -> None:
             task: Task = pipe.recv()
             try:
                 (worker.read_again if task.again else worker.run)(task.schedules)
+                worker.settle()
                 pipe.send("done")
             except Exception as error:
                 pipe.send(f"{type(error).__name__}: {error}")
@@ -133,6 +134,10 @@ class Worker:
             self._lane(0, shares[0])  # here, since signals come to the main thread only
             for done in others:
                 done.result()
+
+    def settle(self) -> None:
+        """Wait for what goes on in the background: a refresh that the last reads began belongs to the same history."""
+        asyncio.run_coroutine_threadsafe(self.cache.aclose(), self.loop).result()
 
     def read_again(self, schedules: range) -> None:
         """Read every entry of those schedules."""
