@@ -191,10 +191,20 @@ class _Schedule:
         return found
 
     def _cut_short(self, entry: str) -> int:
-        """How many calls of other entries were cancelled or interrupted: each may have been inside of a call of this
-        one, which nobody wrote down then.
+        """How many runs for the entry began inside of another entry's call that was cancelled or interrupted, and of
+        none that was written down: the call of this entry was cut short with the one around it.
         """
-        return sum(read.entry != entry and read.outcome in ("cancelled", "interrupted") for read in self.reads)
+        ended = [read for read in self.reads if read.entry == entry]
+        cut = [read for read in self.reads if read.entry != entry and read.outcome in ("cancelled", "interrupted")]
+        runs = self.by_entry[entry]
+        return sum(
+            any(_holds(read, run) for read in cut) and not any(_holds(read, run) for read in ended) for run in runs
+        )
+
+
+def _holds(read: Read, run: Run) -> bool:
+    """Whether the run began while that call went on, in the same process."""
+    return read.of == run.of and read.began <= run.began <= read.ended
 
 
 def _refreshes(run: Run, told: Told, read: Read, given: Run | None) -> bool:

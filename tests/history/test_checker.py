@@ -188,6 +188,8 @@ def test_i5_under_faults_a_call_inside_of_a_cancelled_one_counts() -> None:
     runs = [OLD, run(2, 3.0, 4.0), run(3, 4.0, 4.5)]
     assert rules([*runs, *calls], faults=True) == []
     assert rules([*runs, run(4, 5.0, 5.5), *calls], faults=True) == ["I5"]
+    elsewhere = [OLD, run(2, 3.0, 3.5), run(3, 3.5, 3.9), *calls]
+    assert rules(elsewhere, faults=True) == ["I5"], "no run began inside of the cancelled call"
 
 
 def test_schedules_do_not_mix() -> None:
